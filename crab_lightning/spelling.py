@@ -10,6 +10,15 @@ _FORMS = {"bounding", "file", "filename", "files", "list", "path", "paths", "px"
 """Words that say in which form a value is, so that ``mask_path`` is another name for ``mask``."""
 
 
+_OTHER_NAMES = {
+    "box": {"bbox", "box_d", "bbox_d", "coord", "gt_bbox", "gt_box", "object_box", "rect", "target_box"},
+    "clip": {"clip_id", "clip_name", "clipid"},
+    "mask": {"gt_mask", "label_mask", "mask_image", "segmentation"},
+    "option": {"answer_option", "choice"},
+}
+"""Names that other datasets give to these keys, as :func:`_core` returns them."""
+
+
 def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Return `` (did you mean 'NAME'?)`` for a message about an unknown name, or an empty text.
 
@@ -42,6 +51,8 @@ def similar(key: str, name: str) -> bool:
         [True, True, True, False]
     """
     found, wanted = _core(key), _core(name)
+    if found in _OTHER_NAMES.get(wanted, ()):
+        return True
     if found == wanted or sorted(found) == sorted(wanted):
         return True
     alike = SequenceMatcher(None, found, wanted).ratio()

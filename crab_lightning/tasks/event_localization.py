@@ -24,7 +24,9 @@ from crab_lightning.tasks.event_text import (
     read_events,
     says_nothing,
     segment_classes,
+    timeless,
     whole_span,
+    written_s,
 )
 from crab_lightning.tasks.event_windows import EventTask, in_whole_clip, in_window, joined, windowed
 
@@ -59,7 +61,10 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
             return {**row, "annotation": row["text"]}
         spans: dict[str, str] = {}
         for event in row["events"]:
-            spans[event["event"]] = spans.get(event["event"], "") + f"({event['start_s']} {event['end_s']})"
+            name, times = event["event"], f"({written_s(event['start_s'])} {written_s(event['end_s'])})"
+            if [e.name for e in read_events(f"<event>{name}, (0 1)</event>", 1)] != [name]:
+                raise ValueError(f"the event name {name!r} cannot be written as <event>NAME, (0 1)</event>")
+            spans[name] = spans.get(name, "") + times
         tags = "".join(f"<event>{name}, {times}</event>" for name, times in spans.items())
         timed = [{"label": e["event"], "start_s": e["start_s"], "end_s": e["end_s"]} for e in row["events"]]
         return {**row, "annotation": tags, "events_s": timed}
@@ -133,7 +138,9 @@ class EventLocalization(EventTask[tuple[EventSpan, ...]]):
             found = _timed_events(sample)
         else:
             found = read_events(sample.fields["annotation"], ANY_LENGTH_S)
-        return cut_off_remarks(sample, found, self.length_s(sample))
+        lost = timeless(sample.fields["annotation"]) if "annotation" in sample.fields else ()
+        told = [f"the event {body!r} of the annotation has no times that can be read" for body in lost]
+        return told + cut_off_remarks(sample, found, self.length_s(sample))
 
     def caveats(
         self, samples: Sequence[Sample], spec: DatasetSpec, lengths_s: Mapping[str, float]

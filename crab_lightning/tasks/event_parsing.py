@@ -27,6 +27,7 @@ from crab_lightning.tasks.event_text import (
     modal_blocks,
     rasterise,
     read_modal_events,
+    written_s,
 )
 from crab_lightning.tasks.event_windows import EventTask, in_whole_clip, in_window, windowed
 
@@ -56,7 +57,13 @@ class EventParsing(EventTask[ModalEvents]):
             return {**row, "annotation": row["text"]}
         tags = ""
         for event in row["events"]:
-            body = f"{event['event']},({event['start_s']} {event['end_s']})"
+            name = event["event"]
+            if [e.name for _, e in read_modal_events(f"<visual>{name},(0 1)</visual>", 1)] != [name]:
+                raise ValueError(
+                    f"the event name {name!r} cannot be written as <visual>NAME,(0 1)</visual>, because a"
+                    " name ends at its first comma. Write the name without a comma"
+                )
+            body = f"{name},({written_s(event['start_s'])} {written_s(event['end_s'])})"
             for side in [event["modality"]] if "modality" in event else ["visual", "audio"]:
                 tags += f"<{side}>{body}</{side}>"
         return {**row, "annotation": tags}

@@ -19,7 +19,7 @@ from crab_lightning.structures import Sample
 from crab_lightning.tasks.answers import class_index, cut_end_tokens, tag_bodies
 
 # A number must not be a part of a longer number or follow a minus sign.
-_NUMBER = r"(?<![\d.])(\d{1,9}(?:\.\d{1,9})?)(?!\d)"
+_NUMBER = r"(?<![\d.])(\d{1,9}(?:\.\d{1,20})?)(?!\d)"
 _BETWEEN = r"(?:\s*(?:,|-|–|to)\s*|\s+)"
 _PAIR = re.compile(rf"(?<![-–]){_NUMBER}{_BETWEEN}{_NUMBER}", re.IGNORECASE)
 _INTERVAL = re.compile(rf"[(\[]\s*{_NUMBER}{_BETWEEN}{_NUMBER}\s*[)\]]", re.IGNORECASE)
@@ -112,6 +112,20 @@ def read_events(text: str, clip_s: int) -> list[EventSpan]:
 
 
 _EMPTY_EVENT = re.compile(r"<event>\s*</event>", re.IGNORECASE)
+
+
+def written_s(seconds: float) -> str:
+    """Return a time as text with at most three decimals."""
+    return str(round(seconds, 3))
+
+
+def timeless(text: str) -> list[str]:
+    """Return the bodies of ``<event>`` tags in an annotation for which there are no times."""
+    text = cut_end_tokens(text)
+    pairs = [(o, body) for _, o, closed, body in tag_bodies(text, "event", "range") if o == closed]
+    ranges = sum(opened == "range" for opened, _ in pairs)
+    without = [body for opened, body in pairs if opened == "event" and not _INTERVAL.search(body)]
+    return [body for body in without[ranges:] if body.strip()]
 
 
 def says_nothing(text: str) -> bool:

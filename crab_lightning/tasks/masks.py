@@ -139,7 +139,14 @@ class MaskMaker:
             return torch.zeros(tuple(self.picture(sample).shape[-2:]), dtype=torch.bool)
         found = find_mask(sample)
         if found is None:
-            looked = " or ".join(map(str, sample.fields.get("mask_candidates", ()))) or "a labels_rgb folder"
+            looked = " or ".join(map(str, sample.fields.get("mask_candidates", ())))
+            if not looked and sample.images and "/frames/" not in str(sample.images[0]):
+                raise FileNotFoundError(
+                    f"{sample.id} (row {sample.row} of {sample.dataset}) names no mask. Masks are needed in"
+                    " rows for validation and test: add the key `mask` with the path of a picture, or leave"
+                    " mask_decoder out of the task to score only boxes."
+                )
+            looked = looked or "a labels_rgb folder"
             raise FileNotFoundError(
                 f"{sample.id} (row {sample.row} of {sample.dataset}): there is no mask at {looked}. Add the "
                 "masks of the dataset, or leave mask_decoder out of the task to score only boxes."

@@ -107,6 +107,11 @@ class QuestionAnswering(Task[str | int]):
         are equal after normalisation, the first one is meant.
         """
         answer, options = sample.fields["answer"], sample.fields["options"]
+        if isinstance(answer, bool):
+            raise ValueError(
+                f"{describe(sample)}: the answer is {str(answer).lower()}; write the text of the right"
+                " option. Correct the row or remove it."
+            )
         if isinstance(answer, int):
             index = answer if 0 <= answer < len(options) else None
         else:

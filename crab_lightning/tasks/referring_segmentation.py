@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -65,11 +65,16 @@ class ReferringSegmentation(Segmentation):
             KeyError: If the row has neither an expression nor a question.
             ValueError: If the row has a mask but no box.
         """
+        if "question" not in row:
+            row["expression"]  # raises KeyError
         row = {**row, "expression": row.get("expression") or row["question"]}
         if "text" in row:
             return row
-        if "box" not in row and "mask_candidates" in row:
-            raise ValueError("a row with a mask also needs a box; only a row of an absent object has neither")
+        if "box" not in row and ("mask_candidates" in row or "points" in row):
+            raise ValueError(
+                "a row with a mask or points also needs a box; only a row of an absent object has none of"
+                " them"
+            )
         return {**row, "target": f"{_TRUE} {self._written(row)}" if "box" in row else _FALSE}
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
@@ -106,6 +111,15 @@ class ReferringSegmentation(Segmentation):
         if is_null(sample):
             for unread in scored_by(metrics, Accuracy):
                 unread.update(index_tensor(int(answer is None)), index_tensor(1))
+
+    def caveats(
+        self, samples: Sequence[Sample], spec: DatasetSpec, lengths_s: Mapping[str, float]
+    ) -> list[str]:
+        """Return a warning if no sample has an object, which a wrong name of the key ``box`` may cause."""
+        absent = sum(is_null(sample) for sample in samples)
+        if absent < max(len(samples), 2):
+            return []
+        return [f"in all {absent:,} rows the object is absent. Name the box of an object with the key `box`"]
 
     def _notes(self) -> list[str]:
         return super()._notes() + [NULL_ROWS] * (self.masks is not None)

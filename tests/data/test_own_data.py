@@ -187,7 +187,7 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
                 (
                     "referring_segmentation",
                     {"mask": "0.png"},
-                    r"a row with a mask also needs a box; only a row of an absent object has neither",
+                    r"a row with a mask or points also needs a box; only a row of an absent object has none",
                 ),
                 ("segmentation", {"box": [1, 2, 3, 4], "Points": [[1, 2]]}, "key 'Points' is not read"),
                 ("segmentation", {"box": [1, 2, 3, 4], "mask_path": "0.png"}, "key 'mask_path' is not read"),
@@ -197,6 +197,25 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
                     {"events": [{"event": "a", "start_s": 0, "end_s": 1, "modalty": "audio"}]},
                     "row 0 .*expected the key 'modality' in place of 'modalty'",
                 ),
+                (
+                    "event_parsing",
+                    {"events": [{"event": "Speech, man", "start_s": 0, "end_s": 1}]},
+                    "the event name 'Speech, man' cannot be written .* Write the name without a comma",
+                ),
+                (
+                    "event_localization",
+                    {"events": [{"event": "track (1 2)", "start_s": 0, "end_s": 1}]},
+                    "the event name 'track .1 2.' cannot be written as <event>NAME",
+                ),
+                (
+                    "question_answering",
+                    {"question": "?", "options": ["yes", "no"], "answer": True},
+                    "the answer is true; write the text of the right option",
+                ),
+                ("referring_segmentation", {"points": [[1, 2]]}, "mask or points also needs a box"),
+                ("referring_segmentation", {"bbox_2d": [1, 2, 3, 4]}, "key 'bbox_2d' is not read"),
+                ("open_answer", {"question": "?", "answer": "a", "Clip": "tape"}, "key 'Clip' is not read"),
+                ("segmentation", {"box": [1, 2, 3, 4], "points": "3 of 5"}, "key 'points' is \"3 of 5\""),
                 ("event_parsing", {"events": []}, r"key 'events' is \[\]; expected a list such as"),
                 ("open_answer", {"question": "?", "answer": None}, r"key 'answer' is empty \(null\);"),
                 (
@@ -459,12 +478,63 @@ def test_files_that_are_not_what_their_names_say_are_named(
     row = {"video": "clips/0.mp4", "audio": "clips/0.wav", "question": "?", "answer": "a"}
     root_with(tmp_path, [row])
     mine, specs = tmp_path / "mine", {"mine": DatasetSpec("t", "plain")}
-    (mine / "valid.jsonl").write_text(json.dumps(row))
+    for name in ("valid.jsonl", "Test.jsonl", "test_set.csv", "testing.json.gz", "metadata.json"):
+        (mine / name).write_text(json.dumps(row))
     AVDataModule(tmp_path, {"t": task("open_answer")}, specs, val_share=0).setup()
-    said = f"{mine / 'valid.jsonl'}: it is not read"
-    assert f"data.datasets.mine: {said}" in caplog.text
-    assert any(said in p.message for p in check_root(tmp_path, {"t": task("open_answer")}, specs).problems)
+    problems = check_root(tmp_path, {"t": task("open_answer")}, specs).problems
+    for name in ("valid.jsonl", "Test.jsonl", "test_set.csv", "testing.json.gz"):
+        said = f"{mine / name}: it is not read"
+        assert f"data.datasets.mine: {said}" in caplog.text
+        assert any(said in p.message for p in problems)
+    assert "metadata" not in caplog.text
+    (mine / "test.jsonl").write_text("")
+    with pytest.raises(ManifestError, match=r"test\.jsonl contains no rows. Write rows into it, or remove"):
+        AVDataModule(tmp_path, {"t": task("open_answer")}, specs).setup()
+    (mine / "test.jsonl").unlink()
     for text in (json.dumps([row]), json.dumps([row], indent=1)):
         (mine / "train.jsonl").write_text(text)
         with pytest.raises(ManifestError, match=r"train\.jsonl contains a JSON array.* Name it train\.json"):
             AVDataModule(tmp_path, {"t": task("open_answer")}, specs).setup()
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        (
+            "question_answering",
+            {"question": "?", "answer": "a", "box": "cardboard", "events": ["dog"], "mask": "/m"},
+        ),
+        (
+            "action_recognition",
+            {"answer": "run", "question": ["a"], "options": ["x"], "captions": "b", "notions": 1},
+        ),
+        ("captioning", {"answer": "A dog.", "events": [{"event": "dog", "start": 0}], "image": "", "id": ""}),
+        ("event_localization", {"events": [{"event": "a", "start_s": 0.1, "end_s": 2.2}], "answer": ["dog"]}),
+        ("event_parsing", {"events": [{"event": "a", "start_s": 0, "end_s": 2, "modality": None}]}),
+    ],
+)
+def test_columns_that_the_task_does_not_read_may_contain_anything(
+    tmp_path: Path, name: str, row: dict[str, Any]
+) -> None:
+    root_with(tmp_path, [{"video": "clips/0.mp4", **row}])
+    data = AVDataModule(tmp_path, {"t": task(name)}, {"mine": DatasetSpec("t", "plain")}, val_share=0)
+    data.setup()
+    (sample,) = data.samples("train")
+    assert data.tasks["t"].truth(sample, data.datasets["mine"])
+
+
+@pytest.mark.parametrize("name", ["event_localization", "event_parsing"])
+def test_times_with_many_decimals_are_events_like_others(tmp_path: Path, name: str) -> None:
+    events = [
+        {"event": "cat", "start_s": 0.1 + 0.2, "end_s": 25 / 9},
+        {"event": "dog", "start_s": 1, "end_s": 3},
+    ]
+    root_with(tmp_path, [{"video": "clips/0.mp4", "events": events}])
+    data = AVDataModule(tmp_path, {"t": task(name)}, {"mine": DatasetSpec("t", "plain")}, val_share=0)
+    data.setup()
+    (sample,) = data.samples("train")
+    assert data.datasets["mine"].classes == ["cat", "dog"]
+    assert "(0.3 2.778)" in (sample.target or "")
+    long = (sample.target or "").replace("0.3", "0.30000000000000004")
+    assert data.tasks["t"].parse(long, sample, data.datasets["mine"]) is not None
+    assert "cat" in str(data.tasks["t"].parse(long, sample, data.datasets["mine"]))

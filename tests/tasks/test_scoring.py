@@ -199,6 +199,12 @@ def test_a_frame_without_sounding_object_is_left_out() -> None:
     assert task_of("arig").score((5, 5, 9, 9), silent, spec_of("arig")) is None
 
 
+@pytest.mark.parametrize("box", [[110, 120, 10, 20], [0, 0, 5, 1.5], None, "[0,0,5,5]", [1, 2, 3]])
+def test_a_box_that_is_no_box_is_named(box: Any) -> None:
+    with pytest.raises(ValueError, match=r"the box is .*; it must be \[x1, y1, x2, y2\] in whole pixels"):
+        task_of("arig").truth(question({"box_xyxy_px": box}, dataset="arig"), spec_of("arig"))
+
+
 def test_matching_answers_score_by_accuracy_with_invalid_ones_wrong() -> None:
     first, second = samples_of("a2v", "test")
     assert compute("a2v", [("video one", first), ("neither", second)]) == {"accuracy": 0.5}

@@ -57,7 +57,8 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
             written = sample.target
             if sample.target is not None or sample.split != "test":
                 direct = task.direct(sample)
-                written = sample.target or direct  # without a text, the target is the answer alone
+                # Without a text, the target is the answer alone.
+                written = direct if spec.target == "direct" else sample.target or direct
             answer = None if written is None else parse_answer(task, written, sample, spec)
         except ValueError as err:
             yield _problem(sample, "annotation", with_row(sample, err))
@@ -68,12 +69,17 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
             continue
         if answer is None:
             # Without a true answer (coordinates that the released scripts reject), this is only a warning.
+            name = type(task).__name__
+            remedy = (
+                "Correct its tags, or train with target: direct"
+                if written == sample.target
+                else f"Correct {name}.direct, which writes it, or {name}.parse"
+            )
             yield _problem(
                 sample,
                 "grammar",
                 f"row {sample.row}: no answer can be read from the target {_cut(written)}; a model "
-                "that writes exactly this would be scored as wrong. Correct its tags, or train with "
-                "target: direct",
+                f"that writes exactly this would be scored as wrong. {remedy}",
                 level="warning" if truth is None else "error",
             )
         elif truth is not None:

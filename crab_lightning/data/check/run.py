@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -220,6 +221,12 @@ class _Check:
         """Add the mask of a test row to the files. Only test rows are compared with masks."""
         candidates = sample.fields.get("mask_candidates")
         if candidates is None:
+            spec = self.datasets[manifest[0]]
+            try:
+                with suppress(ValueError):  # reported for its row
+                    self.tasks[spec.task].check([sample], spec)
+            except FileNotFoundError as err:
+                self.add("error", "mask", manifest, f"row {sample.row}: {err}", sample.row)
             return
         mask = next((path for path in candidates if path in existing), None)
         if mask is not None:

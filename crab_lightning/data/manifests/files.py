@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -19,10 +20,14 @@ from crab_lightning.structures import DatasetSpec
 
 ANNOTATIONS = "AVUIE_2"
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
-_VALIDATION = ("val", "valid", "validation", "dev")
+_LOOKS_LIKE_ROWS = re.compile(
+    r"(train|test|val|valid|validation|dev|eval)(ing|s|_?set)?\.(json|jsonl|ndjson|csv|tsv|parquet)(\.gz)?",
+    re.I,
+)
 UNREAD = (
-    "it is not read, because a part of the training rows (data.val_share) is used for validation. Add its"
-    " rows to the training file, or score them with `test_file`"
+    "it is not read. Training rows are in train and test rows in test, with small letters and the ending"
+    f" {', '.join(FORMATS)}; a part of the training rows (data.val_share) is used for validation. Rename"
+    " the file, name it as `train_file` or `test_file` of the entry, or move it to another folder"
 )
 MANIFEST_BYTES = 2**30  # the largest released file has less than 100 megabytes
 
@@ -77,11 +82,11 @@ def has_test(root: Path, dataset: str, spec: DatasetSpec) -> bool:
 
 
 def unread_files(root: Path, dataset: str, spec: DatasetSpec) -> list[Path]:
-    """Return files beside the manifests of a dataset that look like validation rows, which are not read."""
-    named = {spec.train_file, spec.test_file}
+    """Return files beside the manifests of a dataset that look like rows, but are not read."""
     folder = dataset_folder(root, dataset, spec)
-    files = [folder / f"{name}{ending}" for name in _VALIDATION for ending in FORMATS]
-    return [path for path in files if path.name not in named and path.is_file()]
+    read = {manifest_path(root, dataset, spec, split).name for split in ("train", "test")}
+    found = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+    return [folder / name for name in sorted(found) if _LOOKS_LIKE_ROWS.fullmatch(name) and name not in read]
 
 
 def load_rows(path: Path, where: str, root: Path) -> list[Any]:

@@ -7,6 +7,7 @@ A layout is a column map in YAML (19 of them are shipped, one for each released 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pickle
 import re
 import sys
@@ -254,7 +255,15 @@ def _made(layout: str, name: str, columns: bytes) -> Layout:
     try:
         made = found(**told)
     except TypeError as err:
-        raise ValueError(f"columns do not fit layout {layout!r}: {err}") from err
+        takes = [name for name in inspect.signature(found).parameters if name != "self"]
+        unknown = [name for name in told if name not in takes]
+        raise ValueError(
+            f"columns has the key {unknown[0]!r}{did_you_mean(unknown[0], takes)}, which the layout"
+            f" {layout!r} does not have; it has: {', '.join(takes) or 'none'}. Without `layout`, columns may"
+            " have media, fields, target and others"
+            if unknown
+            else f"columns do not fit layout {layout!r}: {err}"
+        ) from err
     made.name = made.name or layout
     return made
 

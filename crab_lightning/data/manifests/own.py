@@ -65,15 +65,24 @@ class Plain(Layout):
         if sound not in ("track", "none"):
             raise ValueError(f"columns.sound is {sound!r}; it must be 'track' or 'none'")
         self.keys, self.sound = keys or {}, sound
+        self.refused: dict[str, ColumnError] = {}
+        """Keys of the row that was read last whose values do not have the type that a task would read."""
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
         """Return the parts of a row."""
-        self.check_keys(row, (*_KINDS, "target"))
+        self.check_keys(row, (*_KINDS, "target", "clip"))
         found: dict[str, Any] = {}
+        self.refused = {}
         for name, reader in _READ.items():
             key = self.keys.get(name, name)
-            if (value := value_at(row, key)) is not None and value is not ABSENT:
+            if (value := value_at(row, key)) in (None, ABSENT) or (value == "" and name in _NAMES):
+                continue
+            try:
                 found[name] = read_as(reader, value, key)
+            except ColumnError as err:
+                if name in (*_NAMES, "target") or name in self.keys:
+                    raise
+                self.refused[name] = err  # a column that the task may not read
         media = {kind: _paths(row, self.keys.get(kind, kind)) for kind in _KINDS}
         if not media["audio"] and self.sound == "track":
             media["audio"] = list(media["video"])
@@ -92,7 +101,10 @@ class Plain(Layout):
         )
 
     def check_keys(self, row: Mapping[str, Any], optional: Sequence[str]) -> None:
-        """Refuse a key that is probably a misspelt name of one of the keys ``optional``."""
+        """Refuse wrong values of the keys ``optional``, and misspelt names of these keys."""
+        for name in optional:
+            if name in self.refused:
+                raise self.refused[name]
         known = {self.keys.get(name, name) for name in (*_READ, *_KINDS)}
         _refuse_misspelt(row, [self.keys.get(name, name) for name in optional], known)
 
@@ -212,9 +224,9 @@ def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _paths(row: Mapping[str, Any], key: str) -> list[str]:
     value = value_at(row, key)
-    if value is None or value is ABSENT:
+    if value is ABSENT or value in (None, ""):
         return []
-    if isinstance(value, str) and value.lstrip().startswith("["):
+    if isinstance(value, str) and value.lstrip().startswith("[") and value.rstrip().endswith("]"):
         value = read_as(_literal, value, key)
     return [read_as(relative_path, path, key) for path in (value if isinstance(value, list) else [value])]
 
@@ -233,9 +245,7 @@ def _literal(value: Any) -> Any:
 
 
 def _options(value: Any) -> tuple[str, ...]:
-    found = (
-        value.split("|") if isinstance(value, str) and not value.lstrip().startswith("[") else _literal(value)
-    )
+    found = value.split("|") if isinstance(value, str) and "|" in value else _literal(value)
     if not isinstance(found, list) or len(found) < 2:
         raise ColumnError("a list of at least two options (in a CSV cell: split by |)")
     options = tuple(word(option).strip() for option in found)
@@ -246,7 +256,10 @@ def _options(value: Any) -> tuple[str, ...]:
 
 def _events(value: Any) -> tuple[dict[str, Any], ...]:
     found = _literal(value)
-    wanted = 'a list such as [{"event": "dog", "start_s": 0, "end_s": 2.5}]; also "modality": visual or audio'
+    wanted = (
+        'a list such as [{"event": "dog", "start_s": 0, "end_s": 2.5}]; "modality" may be visual or audio;'
+        " without it, an event is both seen and heard"
+    )
     if not isinstance(found, list) or not found:
         raise ColumnError(wanted)
     events = []
@@ -260,7 +273,7 @@ def _events(value: Any) -> tuple[dict[str, Any], ...]:
             "start_s": seconds(one["start_s"]),
             "end_s": seconds(one["end_s"]),
         }
-        if "modality" in one:
+        if one.get("modality") is not None:
             if one["modality"] not in ("visual", "audio"):
                 raise ColumnError(wanted)
             event["modality"] = one["modality"]
@@ -294,6 +307,9 @@ def _points(value: Any) -> tuple[tuple[int, ...], ...]:
     if not isinstance(found, list) or not found:
         raise ColumnError("a list of points [x, y]")
     return tuple(_numbers(2)(point) for point in found)
+
+
+_NAMES = ("id", "clip")
 
 
 def _answer(value: Any) -> str | int | bool:

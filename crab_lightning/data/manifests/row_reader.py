@@ -75,7 +75,7 @@ class RowReader:
             if self.task is None:
                 return sample
             self.layout.check_keys(data, self.task.optional_keys)
-            return _completed(sample, self.task, data, getattr(self.layout, "keys", {}))
+            return self._completed(sample, data)
         except ColumnError as err:
             raise self.error(index, err) from None
 
@@ -141,6 +141,46 @@ class RowReader:
             return []
         return list({str(err): err for err in found}.values())
 
+    def _completed(self, sample: Sample, row: Mapping[str, Any]) -> Sample:
+        """Return a sample of own data with the fields and the target that its task makes."""
+        task = self.task
+        assert task is not None
+        names: Mapping[str, str] = getattr(self.layout, "keys", {})  # names in the file, where they differ
+        keys = f"; the row has: {', '.join(map(str, row))}"
+        try:
+            fields = task.plain(dict(sample.fields))
+            target = sample.target or fields.pop("target", None)
+            sample = replace(sample, fields=fields, target=target)
+            sample = sample if target is not None else replace(sample, target=task.direct(sample))
+            if sample.conversation is None:
+                task.prompt(sample)  # this raises an error if the number of files does not fit the task
+        except KeyError as err:
+            if (refused := getattr(self.layout, "refused", {}).get(err.args[0])) is not None:
+                raise refused from None
+            name = names.get(err.args[0], err.args[0])
+            meaning = f" (columns.keys names it for {err})" if name != err.args[0] else ""
+            raise ColumnError(
+                f"it in every row of a dataset with the task {sample.task!r}",
+                f"key {name!r}{meaning}",
+                f"is empty ({show(row[name])})"
+                if name in row
+                else f"is missing{did_you_mean(name, row)}{keys}",
+                "Add the key with a value, or rename the one that is meant.",
+            ) from err
+        except _FAULTS as err:
+            told = str(err).removeprefix(f"{describe(sample)}: ")  # the reader adds the file and the row
+            reason, begins, remedy = told.partition("Correct the row")
+            remedy = f"{begins}{remedy}" or "Correct the row or remove it."
+            wanted = f"what the task {sample.task!r} reads: {reason.rstrip(' .')}"
+            raise ColumnError(wanted, remedy=remedy) from err
+        if sample.conversation is None and not (sample.videos or sample.images or sample.audios):
+            raise ColumnError(
+                "a file under 'video', 'image' or 'audio'",
+                found=f"names no clip{keys}",
+                remedy="Add the key, or state its name in the file under `columns: {keys: ...}`.",
+            )
+        return sample
+
     @staticmethod
     def _recordings(parts: Parts) -> list[str]:
         """Return the files whose names give the recordings of a row, with that of ``parts.query`` first."""
@@ -171,47 +211,6 @@ class RowReader:
                 f"is {fields[name]!r}{did_you_mean(fields[name], classes)}",
                 "Correct the row, or leave `classes` out to take them from the manifests.",
             )
-
-
-def _completed(sample: Sample, task: Task[Any], row: Mapping[str, Any], names: Mapping[str, str]) -> Sample:
-    """Return a sample of own data with the fields and the target that its task makes.
-
-    Args:
-        sample: The sample.
-        task: Its task.
-        row: The row of the file.
-        names: Names of keys in the file, by the names that the task reads, where they differ.
-    """
-    keys = f"; the row has: {', '.join(map(str, row))}"
-    try:
-        fields = task.plain(dict(sample.fields))
-        target = sample.target or fields.pop("target", None)
-        sample = replace(sample, fields=fields, target=target)
-        sample = sample if target is not None else replace(sample, target=task.direct(sample))
-        if sample.conversation is None:
-            task.prompt(sample)  # this raises an error if the number of files does not fit the task
-    except KeyError as err:
-        name = names.get(err.args[0], err.args[0])
-        meaning = f" (columns.keys names it for {err})" if name != err.args[0] else ""
-        raise ColumnError(
-            f"it in every row of a dataset with the task {sample.task!r}",
-            f"key {name!r}{meaning}",
-            f"is empty ({show(row[name])})" if name in row else f"is missing{did_you_mean(name, row)}{keys}",
-            "Add the key with a value, or rename the one that is meant.",
-        ) from err
-    except _FAULTS as err:
-        told = str(err).removeprefix(f"{describe(sample)}: ")  # the reader adds the file and the row
-        reason, begins, remedy = told.partition("Correct the row")
-        remedy = f"{begins}{remedy}" or "Correct the row or remove it."
-        wanted = f"what the task {sample.task!r} reads: {reason.rstrip(' .')}"
-        raise ColumnError(wanted, remedy=remedy) from err
-    if sample.conversation is None and not (sample.videos or sample.images or sample.audios):
-        raise ColumnError(
-            "a file under 'video', 'image' or 'audio'",
-            found=f"names no clip{keys}",
-            remedy="Add the key, or state its name in the file under `columns: {keys: ...}`.",
-        )
-    return sample
 
 
 def _read_policy(data: dict[str, Any], parts: Parts) -> None:

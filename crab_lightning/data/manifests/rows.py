@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crab_lightning.data.manifests.column_types import ManifestError
-from crab_lightning.data.manifests.files import UNREAD, has_test, unread_files
+from crab_lightning.data.manifests.files import UNREAD, has_test, manifest_path, unread_files
 from crab_lightning.data.manifests.layout import LAYOUTS
 from crab_lightning.data.manifests.reader import read_manifest
 from crab_lightning.data.manifests.split import carve_validation
@@ -66,6 +66,10 @@ def read_rows(
     }
     specs = dict(datasets)
     for name, spec in datasets.items():
+        if tested.get(name) == []:
+            path = manifest_path(root, name, spec, "test")
+            said = f"data.datasets.{name}: {path} contains no rows. Write rows into it, or remove it"
+            raise ManifestError(said)
         if spec.classes is None:
             samples = [*train[name], *tested.get(name, ())]
             classes = tasks[spec.task].class_names(samples)
