@@ -44,6 +44,21 @@ def test_unreadable_cut_and_missing_answers_are_counted_with_what_they_earn() ->
     assert alone.result(alone.sums(), None)["splits"] == ["val"]
 
 
+def test_a_task_that_leaves_out_unreadable_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = EventLocalization.update
+
+    def skipping(self: Any, metrics: Any, answer: Any, sample: Sample, spec: DatasetSpec) -> None:
+        if answer is not None:
+            kept(self, metrics, answer, sample, spec)
+
+    monkeypatch.setattr(EventLocalization, "update", skipping)
+    scores = DatasetScores("ave", EventLocalization(), SPEC)
+    scores.add(Prediction(asked("a"), "<event>dog, (0 4)</event>", 2, False))
+    said = r"data.datasets.ave: EventLocalization.update adds nothing for an answer that cannot be read"
+    with pytest.raises(ValueError, match=said):
+        scores.add(Prediction(asked("b"), "dunno", 2, False))
+
+
 @pytest.mark.parametrize("method", ["truth", "update", "score"])
 @pytest.mark.parametrize("fault", [ValueError("odd"), KeyError("gone")])
 def test_an_error_of_a_task_names_the_answer_that_was_scored(

@@ -20,6 +20,7 @@ from docstring_parser import parse
 
 from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.kinds.lora import LoRALinear
+from crab_lightning.adapters.trial import try_layer
 from crab_lightning.spelling import did_you_mean
 
 ADAPTERS: dict[str, type[LoRALinear]] = {}
@@ -37,9 +38,11 @@ def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:
 
     Raises:
         ValueError: If another class has the name, a key of the config is also a key of another kind with
-            another default, the config class is not a dataclass or names no kind, or ``decisive`` names
-            something that is not a key.
+            another default, the config class is not a dataclass or names no kind, ``decisive`` is missing or
+            names something that is not a key, or a trial of the layer fails (:func:`~.trial.try_layer`).
     """
+    _kind_of(layer)
+    try_layer(layer)
     _add(layer)
     describe()
     return layer
@@ -49,8 +52,8 @@ def _add(layer: type[LoRALinear]) -> None:
     name = _kind_of(layer)
     if ADAPTERS.get(name, layer) is not layer:
         raise ValueError(
-            f"the adapter kind {name!r} is already taken by {ADAPTERS[name].__name__}. Give "
-            f"{layer.__name__} a config_class with another kind"
+            f"the adapter kind {name!r} is already taken by {_place(ADAPTERS[name])}. Give "
+            f"{_place(layer)} a config_class with another kind"
         )
     known = _keys()
     for key in fields(layer.config_class):
@@ -62,10 +65,14 @@ def _add(layer: type[LoRALinear]) -> None:
     ADAPTERS[name] = layer
 
 
+def _place(found: type) -> str:
+    return f"{found.__module__}.{found.__qualname__}"
+
+
 def _kind_of(layer: type[LoRALinear]) -> str:
     """Return the name of a layer's kind, after three checks of the config class."""
     config = layer.config_class
-    where = f"{config.__module__}.{config.__qualname__}"
+    where = _place(config)
     own = vars(config)
     if "__dataclass_fields__" not in own:
         raise ValueError(f"{where} is not a dataclass, so its keys would be lost; write @dataclass above it")
@@ -73,6 +80,14 @@ def _kind_of(layer: type[LoRALinear]) -> str:
         raise ValueError(
             f'{where} does not name its kind; write `kind: Literal["my_kind"] = "my_kind"` into it, and make '
             f"it the config_class of {layer.__name__}"
+        )
+    added = [key for key in own.get("__annotations__", {}) if key in _names(config) and key != "kind"]
+    if added and "decisive" not in own:
+        parent = config.__mro__[1].__name__
+        raise ValueError(
+            f"{where} adds the key {added[0]!r} and does not say whether it changes what the same weights"
+            f" compute. If it does, write `decisive = (*{parent}.decisive, {added[0]!r})`; if not, write"
+            f" `decisive = {parent}.decisive`"
         )
     if lost := [key for key in config.decisive if key not in _names(config)]:
         raise ValueError(

@@ -51,9 +51,11 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
         samples: Samples of the dataset.
         spec: Entry of the dataset in the config, with its class names filled in.
     """
+    unknown = 0
     for sample in samples:
         try:
             truth = task.truth(sample, spec)
+            unknown += truth is None
             written = sample.target
             if sample.target is not None or sample.split != "test":
                 direct = task.direct(sample)
@@ -98,6 +100,19 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
                     f"{_cut(task.jsonable(answer))}, the annotation {_cut(task.jsonable(truth))}",
                     level="warning",
                 )
+    yield from _without_truth(task, samples, unknown)
+
+
+def _without_truth(task: Task[Any], samples: Sequence[Sample], unknown: int) -> Iterator[Problem]:
+    """Yield a warning if no training row has a true answer, as a ``truth`` without ``return`` causes."""
+    if samples and unknown == len(samples) and samples[0].split != "test":
+        yield _problem(
+            samples[0],
+            "annotation",
+            f"{type(task).__name__}.truth returns None for all {unknown:,} rows, so there is no true answer"
+            " to compare with, and no majority baseline",
+            level="warning",
+        )
 
 
 def check_classes(dataset: str, holders: Mapping[str, Sequence[Sample]]) -> Iterator[Problem]:
