@@ -16,6 +16,7 @@ from crab_lightning.data.check.run import check_root
 from crab_lightning.data.dataset import target_policy
 from crab_lightning.data.manifests.column_types import TYPES, ColumnError
 from crab_lightning.data.manifests.columns import _FACTS, _KEYS, ColumnMap
+from crab_lightning.data.manifests.files import load_rows
 from crab_lightning.structures import Conversation, DatasetSpec, Media, Sample
 from crab_lightning.tasks import Captioning, EventLocalization, OpenAnswer
 from tests.data.trees import manifest, media_bytes, write_file
@@ -402,3 +403,12 @@ def test_a_test_file_is_used_where_it_is_whatever_the_layout(tmp_path: Path) -> 
     assert len(read_manifest(tmp_path, "unav", spec, "test", check_media=False)) == 1
     assert not has_test(tmp_path, "unav", DatasetSpec("t", "unav", test=False))
     assert has_test(tmp_path, "ave", DatasetSpec("t", "ave", test=True))  # and reading it is an error
+
+
+def test_csv_files_as_programs_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("\n\na,,b,\n1,x,2,y\n3,,,\n")
+    assert load_rows(path, "here", tmp_path) == [{"a": "1", "b": "2"}, {"a": "3"}]
+    path.write_text("a,b;c\n1,2;3\n")
+    with pytest.raises(ManifestError, match=r"it separates columns by ';'. Save it with commas"):
+        load_rows(path, "here", tmp_path)

@@ -177,13 +177,16 @@ def _json(text: str, path: Path, at: str, expected: str) -> Any:
 
 
 def _csv_rows(text: str, path: Path, where: str) -> list[Any]:
-    """Return the rows of a CSV file with a header line. A row has no keys for its empty cells."""
+    """Return the rows of a CSV file with a header line.
+
+    A row has no keys for its empty cells, and columns without a name are left out.
+    """
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
-        header = next(reader, [])
-        if twins := [name for name, count in Counter(header).items() if count > 1]:
+        header = next((cells for cells in reader if cells), [])
+        if twins := [name for name, count in Counter(header).items() if count > 1 and name]:
             raise ManifestError(f"{where}: {path}: column {twins[0]!r} occurs twice. Rename one of the two.")
-        if len(header) == 1 and (other := next((sign for sign in ";\t" if sign in header[0]), None)):
+        if other := next((sign for sign in ";\t" if any(sign in name for name in header)), None):
             raise ManifestError(f"{where}: {path}: it separates columns by {other!r}. Save it with commas.")
         rows = []
         for cells in reader:
@@ -193,7 +196,9 @@ def _csv_rows(text: str, path: Path, where: str) -> list[Any]:
                     f"header line has {len(header)}. Put a cell that contains a comma in double quotes."
                 )
             if cells:
-                rows.append({name: cell for name, cell in zip(header, cells, strict=True) if cell != ""})
+                rows.append(
+                    {name: cell for name, cell in zip(header, cells, strict=True) if name and cell != ""}
+                )
     except csv.Error as err:
         raise ManifestError(f"{where}: {path}: line {reader.line_num} is not CSV: {err}.") from err
     return rows

@@ -150,11 +150,16 @@ def check_files(task: Task[Any], sample: Sample) -> Conversation:
         if (places := asked.count(media)) != len(files):
             kind = media.value
             heard = ", which may be a video file whose sound track is heard" if media is Media.AUDIO else ""
+            remedy = (
+                f"Name the {kind} file{heard}: under {kind!r} with the layout plain, else with"
+                f" `columns: {{media: {{{kind}s: KEY}}}}`"
+                if places > len(files)
+                else f"Leave it out, or return Media.{media.name} for it in {type(task).__name__}.prompt"
+            )
             raise ValueError(
                 f"{describe(sample)}: the prompt of the task {sample.task!r} has {counted(places, 'place')}"
-                f" for {kind}, but the row names {counted(len(files), f'{kind} file')}. Name the {kind} file"
-                f"{heard}: under {kind!r} with the layout plain, else with"
-                f" `columns: {{media: {{{kind}s: KEY}}}}`. The task OpenAnswer asks about any files"
+                f" for {kind}, but the row names {counted(len(files), f'{kind} file')}. {remedy}. The task"
+                " OpenAnswer asks about any files"
             )
     return asked
 
