@@ -95,6 +95,8 @@ def wrong_value(value: Any, hint: Any, where: str, of_class: OfClass | None = No
     wanted += ["null" if of_class else "None"] if type(None) in allowed else []
     found = "null" if of_class and value is None else repr(value)
     text = f"{where} is {found}{did_you_mean(value, values)}; it must be {', or '.join(wanted)}"
+    if of_class and isinstance(value, bool) and str in allowed:
+        text += ". Without quotes, YAML reads yes, no, on and off as true or false; write it in quotes"
     return next(filter(None, deeper), text)
 
 
@@ -128,7 +130,9 @@ def _is_class(hint: Any) -> bool:
 
 def _has_type(value: Any, kind: type, of_config: bool) -> bool:
     if kind is str:
-        return isinstance(value, str | os.PathLike) or (of_config and isinstance(value, int | float))
+        if of_config and isinstance(value, int | float):  # a parser takes a number as a text
+            return not isinstance(value, bool)
+        return isinstance(value, str | os.PathLike)
     if value is None or kind is type(None):
         return value is None and kind is type(None)
     if of_config and isinstance(value, str) and kind is not bool:

@@ -240,6 +240,17 @@ def test_misspelt_key_is_answered_with_the_closest_one(
     assert "usage:" not in answer
 
 
+def test_a_config_without_a_model_is_told_where_to_get_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "few.yaml").write_text("data: {root: x, tasks: {}, datasets: {}}\n")
+    words = ["--config", str(tmp_path / "few.yaml")]
+    said = "the config has no model; add it, or give a further --config that has it, such as demo.yaml"
+    assert error_of(capsys, ["fit", *words]) == f"error: {said}\n"
+    of_run = ", or leave --config out to use the config of the run"
+    assert error_of(capsys, ["test", *words, "--ckpt_path", "x"]) == f"error: {said}{of_run}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -252,6 +263,9 @@ def test_misspelt_key_is_answered_with_the_closest_one(
          "data.limits is 10; it must be a mapping with arguments of MediaLimits, or null"),
         (["--data.tasks.x", "3"],
          "data.tasks.x is 3; it must be the import path of a class derived from Task"),
+        (["--data.datasets.ave.classes", "[dog, yes]"],
+         "data.datasets.ave.classes.1 is True; it must be a text. Without quotes, YAML reads yes, no, on and"
+         " off as true or false; write it in quotes"),
         (["--model", "4"], "model is 4; it must be the import path of a class derived from AskedModule"),
     ],
 )  # fmt: skip

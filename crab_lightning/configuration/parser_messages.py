@@ -61,8 +61,14 @@ def explained(message: str, parser: Any, words: Sequence[str], places: Mapping[s
         return (
             f"there is no key '{name}'{_closest(name, known)}; `python {parser.prog} --help` lists the keys"
         )
-    if (found := _LACKING.search(message)) and "--config" not in words:
-        return _no_config(words, parser.prog, found[1])
+    if found := _LACKING.search(message):
+        if "--config" not in words:
+            return _no_config(words, parser.prog, found[1])
+        of_run = any(word.partition("=")[0] == "--ckpt_path" for word in words)
+        return (
+            f"the config has no {found[1]}; add it, or give a further --config that has it, such as demo.yaml"
+            + (", or leave --config out to use the config of the run" if of_run else "")
+        )
     return f"{useful(message)}\n`python {parser.prog} --help` says what each key takes"
 
 
