@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -28,10 +29,17 @@ _SHARED = Path(os.environ.get("CRAB_SHARED", Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Every test draws the same numbers in every run, whichever tests run before it."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+def seeded() -> Iterator[None]:
+    """Every test draws the same numbers and has as many threads, whichever tests run before it."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 def _need(path: Path) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from crab_lightning.builder.reasoning import (
     Costs,
@@ -124,7 +125,8 @@ def test_killed_calls_end_in_the_same_bytes(many: Path, tmp_path: Path, stub: Wr
 def _kill_at(moment: int, root: Path, url: str) -> int:
     """Run ``reason`` in a process that ends by SIGKILL once so many lines are written; return its signal."""
     child = os.fork()
-    if child == 0:
+    if child == 0:  # an error must not leave this block, or the child would go on with the other tests
+        torch.set_num_threads(1)  # the parent may have used OpenMP, whose threads do not exist in the child
         signal.alarm(60)
         append = run.append_verdict
 
@@ -134,9 +136,11 @@ def _kill_at(moment: int, root: Path, url: str) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         run.append_verdict = counting
-        tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
-        reason(root, tasks, datasets, writer(url), Settings(tries=2))
-        os._exit(0)
+        try:
+            tasks, datasets = tasks_and_datasets("data/av_uie_v2.yaml", ["avqa"])
+            reason(root, tasks, datasets, writer(url), Settings(tries=2))
+        finally:
+            os._exit(0)
     return os.waitpid(child, 0)[1]
 
 
