@@ -32,7 +32,15 @@ class OpenAnswer(Task[str]):
         return (*media, *[Media.AUDIO] * len(sample.audios), str(sample.fields["question"]))
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row with its answer as the text to be learnt."""
+        """Return the row with its answer as the text to be learnt.
+
+        Raises:
+            KeyError: If the row has no answer.
+            ValueError: If the answer is not one of the options.
+        """
+        options = [normalise(str(option)) for option in row.get("options", ())]
+        if options and normalise(str(row["answer"])) not in options:
+            raise ValueError(f"the answer {row['answer']!r} is not one of the options {list(row['options'])}")
         return {**row, "target": row.get("text", str(row["answer"]))}
 
     def direct(self, sample: Sample) -> str:

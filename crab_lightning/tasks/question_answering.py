@@ -58,8 +58,12 @@ class QuestionAnswering(Task[str | int]):
 
         Raises:
             KeyError: If the row has no question or no answer.
+            ValueError: If the answer is a number, but not one of the options.
         """
         row["question"], row["answer"]  # raises KeyError
+        number = str(row["answer"]).strip()
+        if number.isdecimal() and number not in map(str, row.get("options", (number,))):
+            raise ValueError(f"the answer {number} is no option; write the text of the right option")
         return {**row, "options_text": str(list(row["options"]))} if "options" in row else row
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:

@@ -212,6 +212,16 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
                     {"question": "?", "options": ["yes", "no"], "answer": True},
                     "the answer is true; write the text of the right option",
                 ),
+                (
+                    "question_answering",
+                    {"question": "?", "options": ["yes", "no"], "answer": 1},
+                    "the answer 1 is no option; write the text of the right option",
+                ),
+                (
+                    "open_answer",
+                    {"question": "?", "options": ["yes", "no"], "answer": "B"},
+                    r"the answer 'B' is not one of the options \['yes', 'no'\]",
+                ),
                 ("referring_segmentation", {"points": [[1, 2]]}, "mask or points also needs a box"),
                 ("referring_segmentation", {"bbox_2d": [1, 2, 3, 4]}, "key 'bbox_2d' is not read"),
                 ("open_answer", {"question": "?", "answer": "a", "Clip": "tape"}, "key 'Clip' is not read"),
@@ -238,6 +248,17 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
             "open_answer",
             {"messages": [{"role": "user", "content": "?"}]},
             r"has the turns user; expected a question .*Correct the roles",
+        ),
+        *(
+            ("messages", "open_answer", _said("<video>?", "a") | more, said)
+            for more, said in (
+                ({"conversations": [{"from": "human", "value": "?"}]}, "the row has 'messages' and 'conver"),
+                ({"system": ["Be rude."]}, r"key 'system' is \[\"Be rude.\"\]; expected a text"),
+                (
+                    {"messages": [{"role": "user", "content": "<video>?", "loss": False}]},
+                    r"key 'messages\.loss' is false; .* state `turns: last` in the dataset's entry",
+                ),
+            )
         ),
         *(
             ("messages", "open_answer", _said("?", "a") | {"videos": None, key: ["clips/0.mp4"]}, said)

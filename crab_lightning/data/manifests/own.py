@@ -186,6 +186,12 @@ def _refuse_misspelt(row: Mapping[str, Any], wanted: Sequence[str], known: Set[s
 def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the role and the text of each turn of a conversation, which ends with an answer."""
     key = "messages" if "messages" in row or "conversations" not in row else "conversations"
+    if row.get("messages") and row.get("conversations"):
+        raise ColumnError(
+            "one of them", "the row", "has 'messages' and 'conversations'", "Remove one of them."
+        )
+    if row.get("system") is not None and not isinstance(row["system"], str):
+        raise ColumnError("a text", "key 'system'", f"is {show(row['system'])}")
     turns = row.get(key)
     if isinstance(turns, str):
         turns = read_as(_literal, turns, key)
@@ -199,6 +205,13 @@ def _turns(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     said = []
     for turn in turns:
         role = turn.get("role", turn.get("from"))
+        if ignored := [name for name in ("loss", "weight") if name in turn and not turn[name]]:
+            raise ColumnError(
+                f"no {ignored[0]!r}, because every answer of a conversation is learnt",
+                f"key '{key}.{ignored[0]}'",
+                f"is {show(turn[ignored[0]])}",
+                "Remove the key. To learn only the last answers, state `turns: last` in the dataset's entry.",
+            )
         content = read_as(target_text, turn.get("content", turn.get("value")), f"{key}.content")
         said.append((names.get(str(role), str(role)), content))
     if isinstance(row.get("system"), str) and row["system"].strip():
