@@ -50,6 +50,8 @@ class Parts:
         marks: Values that distinguish two rows with the same files.
         unit: Index of the audio unit that is heard.
         conversation: The question, if the row contains it. By default, the task makes the question.
+        refused: The errors of values that a task could not read, by the name of the field. An error is raised
+            if the task reads the field.
     """
 
     videos: list[str] = field(default_factory=list)
@@ -65,6 +67,7 @@ class Parts:
     marks: tuple[Any, ...] = ()
     unit: int | None = None
     conversation: Conversation | None = None
+    refused: dict[str, ColumnError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Layout(ABC):
     """Whether the task makes its fields and its target from the content of a row (:meth:`Task.plain`)."""
     folders: Mapping[str, str] = {}
     """Folder of each kind of file (``video``, ``image``, ``audio``) below the dataset's folder."""
+    keys: Mapping[str, str] = {}
+    """Names of keys in the file, by the names that tasks read, where they differ."""
 
     @abstractmethod
     def read(self, row: Mapping[str, Any], split: str) -> Parts:

@@ -65,14 +65,12 @@ class Plain(Layout):
         if sound not in ("track", "none"):
             raise ValueError(f"columns.sound is {sound!r}; it must be 'track' or 'none'")
         self.keys, self.sound = keys or {}, sound
-        self.refused: dict[str, ColumnError] = {}
-        """Keys of the row that was read last whose values do not have the type that a task would read."""
 
     def read(self, row: Mapping[str, Any], split: str) -> Parts:
         """Return the parts of a row."""
         self.check_keys(row, (*_KINDS, "target", "clip"))
         found: dict[str, Any] = {}
-        self.refused = {}
+        refused: dict[str, ColumnError] = {}
         for name, reader in _READ.items():
             key = self.keys.get(name, name)
             if (value := value_at(row, key)) in (None, ABSENT) or (value == "" and name in _NAMES):
@@ -82,7 +80,7 @@ class Plain(Layout):
             except ColumnError as err:
                 if name in (*_NAMES, "target") or name in self.keys:
                     raise
-                self.refused[name] = err  # a column that the task may not read
+                refused[name] = err  # a column that the task may not read
         media = {kind: _paths(row, self.keys.get(kind, kind)) for kind in _KINDS}
         if not media["audio"] and self.sound == "track":
             media["audio"] = list(media["video"])
@@ -98,13 +96,11 @@ class Plain(Layout):
             id=given,
             marks=(found["question"],) if "question" in found and given is None else (),
             fields=found,
+            refused=refused,
         )
 
     def check_keys(self, row: Mapping[str, Any], optional: Sequence[str]) -> None:
-        """Refuse wrong values of the keys ``optional``, and misspelt names of these keys."""
-        for name in optional:
-            if name in self.refused:
-                raise self.refused[name]
+        """Refuse misspelt names of the keys ``optional``."""
         known = {self.keys.get(name, name) for name in (*_READ, *_KINDS)}
         _refuse_misspelt(row, [self.keys.get(name, name) for name in optional], known)
 

@@ -71,21 +71,24 @@ class RowReader:
             RowError: If the row cannot be read.
         """
         try:
-            sample = self._sample(index, data)
+            if not isinstance(data, dict):
+                raise ColumnError(
+                    "an object", "the row", f"is {kind_of(data)}", "Keep one JSON array of objects."
+                )
+            parts = self._parts(data)
+            _read_policy(data, parts)
+            sample = self._sample(index, parts)
             if self.task is None:
                 return sample
+            for name in self.task.optional_keys:
+                if name in parts.refused:
+                    raise parts.refused[name]
             self.layout.check_keys(data, self.task.optional_keys)
-            return self._completed(sample, data)
+            return self._completed(sample, data, self.task, parts.refused)
         except ColumnError as err:
             raise self.error(index, err) from None
 
-    def _sample(self, index: int, data: Any) -> Sample:
-        if not isinstance(data, dict):
-            raise ColumnError(
-                "an object", "the row", f"is {kind_of(data)}", "Keep one JSON array of objects."
-            )
-        parts = self._parts(data)
-        _read_policy(data, parts)
+    def _sample(self, index: int, parts: Parts) -> Sample:
         self._check_class(parts.fields)
         self._check_unit(parts.unit)
         if parts.masks is not None:
@@ -141,11 +144,10 @@ class RowReader:
             return []
         return list({str(err): err for err in found}.values())
 
-    def _completed(self, sample: Sample, row: Mapping[str, Any]) -> Sample:
+    def _completed(
+        self, sample: Sample, row: Mapping[str, Any], task: Task[Any], refused: Mapping[str, ColumnError]
+    ) -> Sample:
         """Return a sample of own data with the fields and the target that its task makes."""
-        task = self.task
-        assert task is not None
-        names: Mapping[str, str] = getattr(self.layout, "keys", {})  # names in the file, where they differ
         keys = f"; the row has: {', '.join(map(str, row))}"
         try:
             fields = task.plain(dict(sample.fields))
@@ -155,9 +157,9 @@ class RowReader:
             if sample.conversation is None:
                 task.prompt(sample)  # this raises an error if the number of files does not fit the task
         except KeyError as err:
-            if (refused := getattr(self.layout, "refused", {}).get(err.args[0])) is not None:
-                raise refused from None
-            name = names.get(err.args[0], err.args[0])
+            if err.args[0] in refused:
+                raise refused[err.args[0]] from None
+            name = self.layout.keys.get(err.args[0], err.args[0])
             meaning = f" (columns.keys names it for {err})" if name != err.args[0] else ""
             raise ColumnError(
                 f"it in every row of a dataset with the task {sample.task!r}",
