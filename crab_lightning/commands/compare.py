@@ -82,12 +82,8 @@ def run(words: Sequence[str]) -> None:
         runs, args.protocol, methods, all_metrics=args.all_metrics, seed=args.seed, resamples=args.resamples
     )
     if not table.rows:
-        raise ValueError(
-            f"no run has scores for --protocol {args.protocol}; `test --evaluator.decoding both` computes"
-            " likelihoods"
-            if args.protocol == "likelihood"
-            else f"no run has scores for --protocol {args.protocol}"
-        )
+        remedy = "; `test --evaluator.decoding both` computes likelihoods" * (args.protocol == "likelihood")
+        raise ValueError(f"no run has scores for --protocol {args.protocol}{remedy}")
     text = FORMATS[args.format](table)
     if args.out is None:
         print(text)

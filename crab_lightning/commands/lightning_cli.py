@@ -211,7 +211,7 @@ class CrabCLI(LightningCLI):
                     on_hub = key == "load_adapter" and is_address(value)
                     section[key] = str(downloaded(value)) if on_hub else found_path(str(value))
         if isinstance(data.get("root"), str | Path):  # this folder need not exist yet
-            data["root"] = str(Path(data["root"]).expanduser().absolute())
+            data["root"] = str(Path(data["root"]).absolute())
         for key in ("run.root", "run.folder", "ckpt_path"):
             if (value := self.config.get(key)) and value.startswith("~"):
                 self.config[key] = str(Path(value).expanduser())

@@ -309,7 +309,7 @@ class DatasetScores:
 
     def _update(self, answer: Any, text: str, sample: Sample) -> None:
         """Add an answer, or ``None``, to the strict scores and the baseline, and save files of the answer."""
-        before = _updates(self.strict)
+        before = _updates(self.strict) if answer is None else -1
         self.task.update(self.strict, answer, sample, self.spec)
         if answer is None and _updates(self.strict) == before:
             self._refuse_skipping(sample)

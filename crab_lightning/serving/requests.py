@@ -290,9 +290,9 @@ def _conversation(messages: Any, sizes: RequestSizes) -> tuple[Conversation, tup
             if kind != "text" and isinstance(part.get(kind), dict):
                 inner = ("data", "format") if kind == "input_audio" else ("url", "detail")
                 _check_keys(part[kind], inner, f"{kind} of content part {number}")
-        if kind == "text" and not isinstance(part.get("text"), str):
-            raise MessagesError(f"content part {number} needs a text under the key 'text'")
-        if kind == "text" and isinstance(part.get("text"), str):
+        if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise MessagesError(f"content part {number} needs a text under the key 'text'")
             if not _is_text(part["text"]):
                 raise MessagesError(f"content part {number} contains an incomplete character")
             turn.append(part["text"])

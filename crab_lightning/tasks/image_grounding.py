@@ -64,9 +64,8 @@ class ImageGrounding(InstructedTask[Box]):
         """Return the annotated box, also a box that means that no object sounds."""
         if "box_xyxy_px" in sample.fields:
             given = sample.fields["box_xyxy_px"]
-            whole = isinstance(given, list | tuple) and all(type(side) is int for side in given)
-            reversed_ = whole and len(given) == 4 and (given[0] > given[2] or given[1] > given[3])
-            if not whole or len(given) != 4 or (reversed_ and given[0] < NO_OBJECT_PX):
+            four = isinstance(given, list | tuple) and [type(side) for side in given] == [int] * 4
+            if not four or (given[0] < NO_OBJECT_PX and (given[0] > given[2] or given[1] > given[3])):
                 raise ValueError(
                     f"{describe(sample)}: the box is {given!r}; it must be [x1, y1, x2, y2] in whole pixels"
                     " with x1 <= x2 and y1 <= y2. Correct the row or remove it."
