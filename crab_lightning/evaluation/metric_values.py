@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 
 from crab_lightning.metrics.scale import check_scales, read_scale
 from crab_lightning.spelling import did_you_mean
-from crab_lightning.structures import DatasetSpec
+from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task
 
 
@@ -69,6 +69,28 @@ def check_headline(dataset: str, task: Task[Any], spec: DatasetSpec, values: Map
             f"{', '.join(single) or 'none'}. Let {type(task).__name__}.headline return one of them"
         )
     return where
+
+
+def updates(metrics: MetricCollection) -> int:
+    """Return how often the metrics of a collection were updated."""
+    return sum(metric.update_count for metric in metrics.values(copy_state=False))
+
+
+def refuse_skipping(dataset: str, task: Task[Any], sample: Sample, spec: DatasetSpec) -> None:
+    """Refuse a task that scores the true answer of a sample, although it has just skipped an unreadable one.
+
+    Raises:
+        ValueError: If it does.
+    """
+    truth = task.truth(sample, spec)
+    trial = new_metrics(dataset, task, spec)
+    if truth is not None:
+        task.update(trial, truth, sample, spec)
+    if updates(trial):
+        raise ValueError(
+            f"data.datasets.{dataset}: {type(task).__name__}.update adds nothing for an answer that cannot be"
+            " read (None), so the strict scores would leave it out. Add the score of a wrong answer"
+        )
 
 
 def computed(metrics: Callable[[], Any], device: torch.device | None) -> dict[str, Any]:

@@ -17,7 +17,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchmetrics import MetricCollection
 
 from crab_lightning.evaluation.likelihoods import CandidateScore, choice_record, choose
-from crab_lightning.evaluation.metric_values import check_headline, computed, finite, new_metrics
+from crab_lightning.evaluation.metric_values import (
+    check_headline,
+    computed,
+    finite,
+    new_metrics,
+    refuse_skipping,
+    updates,
+)
 from crab_lightning.metrics import Calibration
 from crab_lightning.metrics.scale import entry_scales
 from crab_lightning.structures import ClipWindow, DatasetSpec, Media, Prediction, Sample
@@ -284,19 +291,6 @@ class DatasetScores:
         except ValueError as err:
             raise ValueError(f"data.datasets.{self.dataset}: {err}") from err
 
-    def _refuse_skipping(self, sample: Sample) -> None:
-        """Raise an error if the task scores the true answer of a sample, but not an unreadable answer."""
-        truth = self.task.truth(sample, self.spec)
-        trial = new_metrics(self.dataset, self.task, self.spec)
-        if truth is not None:
-            self.task.update(trial, truth, sample, self.spec)
-        if _updates(trial):
-            raise ValueError(
-                f"data.datasets.{self.dataset}: {type(self.task).__name__}.update adds nothing for an answer"
-                " that cannot be read (None), so the strict scores would leave it out. Add the score of a"
-                " wrong answer"
-            )
-
     def _computed(self, metrics: MetricCollection, device: torch.device | None) -> dict[str, Any]:
         try:
             return computed(metrics, device)
@@ -309,10 +303,10 @@ class DatasetScores:
 
     def _update(self, answer: Any, text: str, sample: Sample) -> None:
         """Add an answer, or ``None``, to the strict scores and the baseline, and save files of the answer."""
-        before = _updates(self.strict) if answer is None else -1
+        before = updates(self.strict) if answer is None else -1
         self.task.update(self.strict, answer, sample, self.spec)
-        if answer is None and _updates(self.strict) == before:
-            self._refuse_skipping(sample)
+        if answer is None and updates(self.strict) == before:
+            refuse_skipping(self.dataset, self.task, sample, self.spec)
         self.task.update_text(self.strict, text, answer, sample, self.spec)
         if self.folder is not None:
             self.task.save(answer, sample, self.spec, self.folder)
@@ -324,11 +318,6 @@ class DatasetScores:
             self.task.update(self.majority, constant, sample, self.spec)
         self._sums["scored"] += 1
         self._sums["from_val"] += sample.split == "val"
-
-
-def _updates(metrics: MetricCollection) -> int:
-    """Return how often the metrics of a collection were updated."""
-    return sum(metric.update_count for metric in metrics.values(copy_state=False))
 
 
 def make_ready(tasks: Mapping[str, Task[Any]], anywhere: Callable[[bool], bool] = bool) -> None:
