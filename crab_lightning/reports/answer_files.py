@@ -264,7 +264,7 @@ def _by_reference(records: Sequence[Record], samples: Sequence[Sample], layout: 
         if ids := [r[key] for r in records for key in r if key.casefold() == "id" and r[key] is not None]:
             raise JoinError(
                 f"none of the {len(ids)} ids of '{dataset}' is the id of a sample: the first is {ids[0]!r},"
-                f" and the first sample is {samples[0].id!r}. Write these ids under the key 'id'"
+                f" and the first sample is {samples[0].id!r}. Write the ids of the samples under the key 'id'"
             )
         if len(records) != len(samples):
             raise JoinError(
