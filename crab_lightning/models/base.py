@@ -211,12 +211,16 @@ class AVModule(StoredModule):
         """Return the optimizer of the trainable parameters, and a schedule with warm-up and cosine.
 
         Raises:
-            ValueError: If no parameter is trainable, or the number of steps is not known.
+            ValueError: If no parameter is trainable, the optimizer refuses one of its settings, or the number
+                of steps is not known.
         """
         trainable = [p for p in self.parameters() if p.requires_grad]
         if not trainable:
             raise ValueError("no parameter is trainable. Set model.adapter, or unfreeze the base model")
-        optimizer = self.optimizer_factory(trainable)
+        try:
+            optimizer = self.optimizer_factory(trainable)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"model.optimizer: the optimizer cannot be made: {error}") from error
         unscale_outside(optimizer)
         schedule = cosine_with_warmup(optimizer, total_optimizer_steps(self.trainer), self.warmup_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -113,6 +113,15 @@ def test_optimizer_over_other_parameters_stops_the_run(build: Build, batch: Batc
         quiet_trainer(tmp_path, max_steps=1).fit(module, loader(batch))
 
 
+@pytest.mark.parametrize("settings", [{"lr": -1.0}, {"betas": (0.9, 2.0)}, {"learning_rate": 1e-3}])
+def test_optimizer_that_refuses_its_settings_names_the_key(
+    build: Build, batch: Batch, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    module = build(optimizer=lambda p: torch.optim.AdamW(p, **settings))
+    with pytest.raises(ValueError, match=r"^model\.optimizer: the optimizer cannot be made: .+"):
+        quiet_trainer(tmp_path, max_steps=1).fit(module, loader(batch))
+
+
 def test_model_is_loaded_once(build: Build) -> None:
     module = build()
     model = module.model
