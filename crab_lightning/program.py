@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,22 @@ def is_first_process() -> bool:
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "LOCAL_RANK"))
     first = next((rank for rank in ranks if rank is not None), "0")
     return first == "0" and os.environ.get("NODE_RANK", "0") == "0"
+
+
+def warn_without_places() -> None:
+    """Print the warnings of this package as ``warning: ...``, without the file and the line that gave them.
+
+    Warnings of other packages stay as they are. Call this only in a process that runs a command.
+    """
+    here, usual = str(Path(__file__).parent), warnings.showwarning
+
+    def show(message: Warning | str, category: Any, filename: str, *place: Any, **further: Any) -> None:
+        if filename.startswith(here):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, filename, *place, **further)
+
+    warnings.showwarning = show
 
 
 _START_OBJECTS = 1_500_000

@@ -511,3 +511,19 @@ def test_warning_that_nobody_can_act_on_is_left_out() -> None:
         warnings.simplefilter("error")
         quieten()
         warnings.warn(said, UserWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize("package", ["crab_lightning", "json"])
+def test_warnings_of_this_package_are_printed_without_a_file(package: str) -> None:
+    lines = (
+        "import sys, warnings, lightning.pytorch, crab_lightning.commands as commands",
+        f"import {package}",
+        f"warn = lambda: warnings.warn_explicit('too short', UserWarning, {package}.__file__, 7)",
+        "commands.main = warn",
+        "commands.program()",
+    )
+    ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert ended.returncode == 0
+    said = ended.stderr.splitlines()[0]
+    assert (said == "warning: too short") == (package == "crab_lightning")
+    assert package in said or package == "crab_lightning"

@@ -16,7 +16,7 @@ from crab_lightning.commands.help_text import take
 from crab_lightning.commands.output import keep_output_open, lost_output
 from crab_lightning.configuration.allowed_code import OPTION, allow_code_of
 from crab_lightning.lazy import lazy_torchmetrics
-from crab_lightning.program import start_quickly, told
+from crab_lightning.program import start_quickly, told, warn_without_places
 from crab_lightning.spelling import did_you_mean
 
 __all__ = ["COMMANDS", "main", "program"]
@@ -112,6 +112,7 @@ def _find(words: Sequence[str]) -> tuple[str | None, list[str]]:
 def program() -> int:
     """Run :func:`main` in a process of its own, which starts and ends faster; return the exit status."""
     start_quickly()
+    warn_without_places()
     lazy_torchmetrics()
     try:
         return main()
