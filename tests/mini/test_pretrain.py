@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from ast import literal_eval
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +26,8 @@ from crab_lightning.mini.pretrain.base import (
 )
 from crab_lightning.mini.pretrain.conversations import KINDS, draw
 from crab_lightning.mini.pretrain.corpus import Corpus, go_on
-from crab_lightning.mini.pretrain.dialogue import bare, copies, matches, recalls, turns, words
+from crab_lightning.mini.pretrain.dialogue import bare, turns
+from crab_lightning.mini.pretrain.texts import call, choose, conclude, copy, match, recall
 from crab_lightning.mini.pretrain.towers import (
     CELLS,
     LOOKS,
@@ -39,7 +42,8 @@ from crab_lightning.mini.pretrain.towers import (
     random_sound,
 )
 from crab_lightning.mini.pretrain.training import Muon
-from crab_lightning.mini.world.scenes import rng_for
+from crab_lightning.mini.world.describe import QA
+from crab_lightning.mini.world.scenes import Rng, rng_for
 from crab_lightning.mini.world.sounds import SOUNDS
 from crab_lightning.mini.world.vocabulary import CATEGORIES
 from crab_lightning.models.checkpoints import towers_of
@@ -152,8 +156,13 @@ def test_turns_keep_the_answer_in_whatever_form() -> None:
         assert bare(answers[last]) in answer, (question, answer)
 
 
+def drawn(asked: Callable[[Rng, int], QA], count: int, **options: str) -> list[QA]:
+    rng = rng_for(5, "texts")
+    return [asked(rng, 9, **options) for _ in range(count)]
+
+
 def test_what_is_said_of_two_clips_fits_the_one_that_is_asked() -> None:
-    asked = [qa for qa in words(rng_for(6, "fit"), 9, 200) if "first and" in qa[0] and "Repeat" not in qa[0]]
+    asked = [qa for qa in drawn(conclude, 200) if "first and" in qa[0] and "Repeat" not in qa[0]]
     fits = [(q, a) for q, a in asked if " or " in q]
     assert len(fits) > 20
     for question, answer in fits:
@@ -167,7 +176,7 @@ def test_what_is_said_of_two_clips_fits_the_one_that_is_asked() -> None:
 
 def test_what_is_said_again_holds_the_same_words() -> None:
     mixed = 0
-    for question, answer in copies(rng_for(5, "copy"), 9, 40):
+    for question, answer in drawn(copy, 40):
         assert question == f"Repeat: {answer}"
         mixed += len(answer.split()) > 10
     assert mixed  # sentences of the tasks too, not only nouns
@@ -175,7 +184,7 @@ def test_what_is_said_again_holds_the_same_words() -> None:
 
 @pytest.mark.parametrize("form", ["again", "short"])
 def test_a_place_is_looked_up_behind_its_name(form: str) -> None:
-    for question, answer in recalls(rng_for(5, "places"), 40, form):
+    for question, answer in drawn(recall, 40, form=form):
         told, asked = question.split(". ")
         noun = asked.removeprefix("Say the ").removesuffix("?").split()[0]
         place = answer.removeprefix(f"{noun} ")
@@ -184,7 +193,7 @@ def test_a_place_is_looked_up_behind_its_name(form: str) -> None:
 
 
 def test_what_is_recalled_was_told() -> None:
-    for question, answer in recalls(rng_for(5, "recall"), 60):
+    for question, answer in drawn(recall, 60):
         if "[" in answer:
             noun = question.removesuffix(".").rsplit(" ", 1)[1]
             assert f"{noun} {answer}" in question
@@ -198,7 +207,7 @@ def test_what_is_recalled_was_told() -> None:
 
 
 def test_what_is_matched_was_told() -> None:
-    for question, answer in matches(rng_for(6, "match"), 60):
+    for question, answer in drawn(match, 60):
         fits = re.sub(r"</?\w+>", "", answer).rsplit(" ", 1)[-1]
         told = answer if " first and " in answer else question
         asked = re.search(r"I (?:see|hear) an? (\w+)\.", told)
@@ -206,6 +215,26 @@ def test_what_is_matched_was_told() -> None:
         assert asked
         assert order
         assert order[1 if fits in ("one", "first") else 2] == asked[1]
+
+
+def test_things_get_the_classes_of_a_dataset_and_keep_their_times() -> None:
+    classes = {c.name: (c.ave, c.llp, c.unav) for c in CATEGORIES}
+    timed = [(q, a) for q, a in drawn(call, 200) if q.startswith(("I ", "Repeat: I "))]
+    assert len(timed) > 40
+    for question, answer in timed:
+        number = ("AVE", "LLP", "UnAV", "MUSIC").index(re.findall(r"[Ii]n (\w+), in", question)[0])
+        told = re.findall(r"an? (\w+) from (\d+) to (\d+)", question)
+        tagged = answer[answer.index("<") :]
+        if number < 3:
+            expected = [f"{classes[noun][number]},({start} {end})" for noun, start, end in told]
+            assert re.sub(r"</?\w+>", "|", tagged.replace(", (", ",(")).strip("|").split("||") == expected
+        assert answer.startswith(("<", re.findall(r"I .*?\.", question)[0]))
+
+
+def test_the_answer_is_among_the_options_once() -> None:
+    for question, answer in drawn(choose, 100):
+        listed = re.findall(r"(?:Options|Choose from): (\[.*?'\])", question)[0]
+        assert literal_eval(listed).count(re.sub(r"</?\w+>", "", answer)) == 1
 
 
 @pytest.mark.parametrize("kind", ["find", "find_boxes", "find_times"])

@@ -158,6 +158,33 @@ CURRICULUM = (
         lr=1.5e-3,
         questions=6,
     ),
+    # It learns how the datasets call things, to choose one of the listed answers, and to tell backgrounds
+    # apart. Datasets with the same question differ only in their clips, as the published ones do.
+    Stage(
+        "classes",
+        2000,
+        {
+            **_ALL,
+            "events": 20,
+            "find_times": 16,
+            "classes": 45,
+            "options": 25,
+            "background": 25,
+            "text": 15,
+            "match": 20,
+            "recall": 10,
+            "two_videos": 14,
+            "two_sounds": 12,
+            "order": 20,
+            "spot": 14,
+            "find_boxes": 6,
+            "place_again": 5,
+            "place_short": 5,
+            "copy": 4,
+        },
+        lr=1.5e-3,
+        questions=6,
+    ),
 )
 """The stages of the whole pre-training, in their order."""
 

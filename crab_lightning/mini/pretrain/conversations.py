@@ -16,16 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from crab_lightning.media import apply_window
-from crab_lightning.mini.pretrain.dialogue import (
-    copies,
-    matches,
-    numbers,
-    random_item,
-    recalls,
-    relate,
-    turns,
-    words,
-)
+from crab_lightning.mini.pretrain.dialogue import numbers, relate, turns
+from crab_lightning.mini.pretrain.texts import call, choose, conclude, copy, match, random_item, recall
 from crab_lightning.mini.pretrain.towers import noise, roughen
 from crab_lightning.mini.world.describe import (
     QA,
@@ -44,6 +36,7 @@ from crab_lightning.mini.world.vocabulary import CATEGORIES
 from crab_lightning.structures import AudioWindow, Example, Media, Sample
 
 _TENTHS = AudioWindow("units", units=10)
+_WITH_VIDEO = ("dfew", "meld", "mafw", "cremad", "mer24", "ks", "ucf", "ave", "unav", "avvp")
 _STRIDED = AudioWindow("strided", units=60, every=6, before=0.5, after=1.5)
 _FIRST_4_S = AudioWindow("head", head_s=4.0)
 
@@ -300,11 +293,21 @@ def _order(draft: Draft, seed: int) -> None:
     draft.questions, draft.plain = [(f"{CATEGORIES[pair[chosen]].name}?", ("first", "second")[chosen])], True
 
 
-def _talk(made: Callable[[Draft, int], list[QA]]) -> Drafter:
-    """Return a function that drafts questions without a clip."""
+def _background(draft: Draft, seed: int) -> None:
+    """Draft a clip and questions about its background, in which the datasets differ."""
+    rng = draft.rng
+    scene = random_item(rng, seed, *_WITH_VIDEO).videos[0]
+    draft.show(scene)
+    draft.play(scene)
+    ask = pick(rng, ("What is the background?", "Which background?"))
+    draft.questions = [(ask, scene.background)] * 5 + describe_picture(scene, 0.5, rng)[:3]
+
+
+def _talk(count: int, asked: Callable[[Rng, int], QA]) -> Drafter:
+    """Return a function that drafts ``count`` questions without a clip."""
 
     def drafted(draft: Draft, seed: int) -> None:
-        draft.questions = made(draft, seed)
+        draft.questions = [asked(draft.rng, seed) for _ in range(count)]
 
     return drafted
 
@@ -325,12 +328,15 @@ KINDS: dict[str, Drafter] = {
     "find_boxes": partial(_find, boxes=True),
     "find_times": _find_times,
     "spot": _spot,
-    "match": _talk(lambda draft, _: matches(draft.rng, 12)),
-    "recall": _talk(lambda draft, _: recalls(draft.rng, 10)),
-    "place_again": _talk(lambda draft, _: recalls(draft.rng, 10, "again")),
-    "place_short": _talk(lambda draft, _: recalls(draft.rng, 10, "short")),
-    "text": _talk(lambda draft, seed: words(draft.rng, seed, 10)),
-    "copy": _talk(lambda draft, seed: copies(draft.rng, seed, 8)),
+    "match": _talk(12, match),
+    "recall": _talk(10, recall),
+    "place_again": _talk(10, partial(recall, form="again")),
+    "place_short": _talk(10, partial(recall, form="short")),
+    "background": _background,
+    "classes": _talk(10, call),
+    "options": _talk(8, choose),
+    "text": _talk(10, conclude),
+    "copy": _talk(8, copy),
 }
 """Kind of conversation -> function that drafts it, given the draft and the seed of the synthetic world."""
 

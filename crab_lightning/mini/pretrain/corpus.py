@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import IterableDataset
 
 from crab_lightning.mini.pretrain.conversations import KINDS, draw
-from crab_lightning.mini.pretrain.dialogue import numbers, relate, words
+from crab_lightning.mini.pretrain.dialogue import numbers, relate
+from crab_lightning.mini.pretrain.texts import conclude
 from crab_lightning.mini.world.datasets import DATASETS, make_item
 from crab_lightning.mini.world.describe import QA, describe
 from crab_lightning.mini.world.scenes import rng_for
@@ -106,5 +107,5 @@ def corpus_texts(seed: int, count: int) -> list[str]:
             for scene in (*item.videos, *item.audios):
                 asked = describe(scene, rng) + relate(scene, rng) + numbers(scene, rng)
                 texts += [text for pair in asked for text in pair]
-        texts += [text for pair in words(rng, seed, 10) for text in pair]
+        texts += [text for _ in range(10) for text in conclude(rng, seed)]
     return [part.strip() for text in texts for part in _BRACKETS.split(text) if part.strip()]

@@ -109,7 +109,7 @@ def build_unav(split: str, index: int, seed: int) -> Item:
     )
     if not two and rng.random() < 0.5:
         objects.append(hidden_sound(rng, unseen, (_span(rng),)))
-    scene = Scene(tuple(objects), CLIP_S, "sky", "events", seed=int(rng.integers(1 << 30)))
+    scene = Scene(tuple(objects), CLIP_S, "outdoor", "events", seed=int(rng.integers(1 << 30)))
     events = [(o, intersect(o.seen, o.heard)) for o in sounding(scene)]
     events = sorted(((o, e) for o, e in events if e), key=lambda pair: (pair[1], pair[0].category))
     label = "".join(f"<event>{o.kind.unav}, {tuples(e)}</event>" for o, e in events)

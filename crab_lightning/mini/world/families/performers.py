@@ -31,7 +31,7 @@ from crab_lightning.mini.world.vocabulary import (
 
 CLIP_S = 4
 
-BACKGROUND = {"meld": "lilac", "mer24": "sky", "cremad": "mint", "mafw": "rose", "dfew": "grey"}
+BACKGROUND = {"meld": "indoor", "mer24": "outdoor", "cremad": "mint", "mafw": "rose", "dfew": "grey"}
 """Background of each dataset of emotions.
 
 The datasets use different words for the same emotion. A model can see from the background which dataset a
