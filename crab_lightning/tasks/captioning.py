@@ -32,8 +32,19 @@ class Captioning(InstructedTask[str]):
         self.with_meteor = with_meteor
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer as the caption to be learnt."""
-        return {**row, "target": row.get("text", row["answer"])}
+        """Return the answer as the caption to be learnt.
+
+        Raises:
+            KeyError: If the row has neither an answer nor a target.
+            ValueError: If the row has both, and they differ.
+        """
+        caption = row.get("text") or row.get("target") or row["answer"]
+        if "text" not in row and row.get("answer", caption) != caption:
+            raise ValueError(
+                f"the answer is {row['answer']!r} and the target {caption!r}, but this task learns and "
+                "scores one text. Correct the row: keep one of the two keys."
+            )
+        return {**row, "target": caption}
 
     def direct(self, sample: Sample) -> str:
         """Return the manifest's text."""

@@ -124,13 +124,27 @@ class Segmentation(InstructedTask[SpatialPrompt]):
             self.named = NamedMasks(name_decoder, self.masks)
 
     def plain(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row with the text to be learnt: the box, and the points or the centre of the box."""
-        return row if "text" in row else {**row, "target": self._written(row)}
+        """Return the row with the text to be learnt: the box, and the points or the centre of the box.
+
+        Raises:
+            KeyError: If the row has neither a box nor a target.
+            ValueError: If the row has both, and the target does not contain the box and the points.
+        """
+        if "text" in row or ("target" in row and not {"box", "points"} & row.keys()):
+            return row
+        return {**row, "target": self._written(row)}
 
     def _written(self, row: dict[str, Any]) -> str:
         x1, y1, x2, y2 = row["box"]
         points = row.get("points") or (((x1 + x2) // 2, (y1 + y2) // 2),)
-        return ",".join([f"[{x1},{y1},{x2},{y2}]", *(f"[{x},{y}]" for x, y in points)])
+        groups = [f"[{x1},{y1},{x2},{y2}]", *(f"[{x},{y}]" for x, y in points)]
+        stated = groups if "points" in row else groups[:1]
+        if "target" in row and stated != coordinate_groups(row["target"], lenient=True)[: len(stated)]:
+            raise ValueError(
+                f"the row's box and points are {','.join(stated)}, but its target {row['target']!r} has "
+                "other coordinates. Correct the row: write the same coordinates, or only the target."
+            )
+        return ",".join(groups)
 
     def explanation(self, sample: Sample, spec: DatasetSpec) -> str:
         """Return sentences that explain the answer format."""

@@ -222,6 +222,44 @@ def test_without_audio_the_track_of_the_video_is_heard(tmp_path: Path) -> None:
                     {"question": "?", "options": ["yes", "no"], "answer": "B"},
                     r"the answer 'B' is not one of the options \['yes', 'no'\]",
                 ),
+                (
+                    "captioning",
+                    {"answer": "A dog barks.", "target": "A cat."},
+                    "the answer is 'A dog barks.' and the target 'A cat.', but this task learns",
+                ),
+                *(
+                    (
+                        name,
+                        {"box": [1, 2, 3, 4], **row},
+                        r"are \[1,2,3,4\].*, but its target .* has other coord",
+                    )
+                    for name in ("segmentation", "referring_segmentation")
+                    for row in (
+                        {"target": "It is at [5,2,9,9],[6,6]."},
+                        {"target": "It is at [1,2,3,4],[2,3].", "points": [[2, 4]]},
+                    )
+                ),
+                *(
+                    (
+                        "segmentation",
+                        {"box": [1, 2, 3, 4], "points": points},
+                        "expected a list of one to three points .x, y. inside the frame of 224 x 224 pixels",
+                    )
+                    for points in ([[1, 2]] * 4, [[1, 224]], [])
+                ),
+                *(
+                    (
+                        "event_localization",
+                        {"events": [{"event": "a", "start_s": 0, "end_s": 1}] * 30 + [wrong]},
+                        f"event 31 of 31 is .*{shown}",
+                    )
+                    for wrong, shown in (
+                        ({"event": "b", "start_s": 4, "end_s": 2}, "4"),
+                        ({"event": "b", "start": 4}, "start"),
+                        ({"event": "", "start_s": 1, "end_s": 2}, "event"),
+                        ("dog", "dog"),
+                    )
+                ),
                 ("referring_segmentation", {"points": [[1, 2]]}, "mask or points also needs a box"),
                 ("referring_segmentation", {"bbox_2d": [1, 2, 3, 4]}, "key 'bbox_2d' is not read"),
                 ("open_answer", {"question": "?", "answer": "a", "Clip": "tape"}, "key 'Clip' is not read"),
@@ -288,6 +326,24 @@ def test_a_row_that_cannot_be_used_is_named(
     data = AVDataModule(tmp_path, {name: task(name)}, {"mine": DatasetSpec(name, layout)})
     with pytest.raises(ManifestError, match=message):
         data.setup()
+
+
+def test_a_target_may_say_more_than_the_answer_box_or_points(tmp_path: Path) -> None:
+    clip = {"image": "clips/0.jpg", "audio": "clips/0.wav"}
+    target = "It is at [1,2,3,4],[2,3],[2,2],[3,3]."
+    for name, row in {
+        "captioning": {"target": "A dog barks.", "video": "clips/0.mp4", "image": None},
+        "segmentation": {"box": [1, 2, 3, 4], "target": target},
+        "referring_segmentation": {
+            "expression": "dog",
+            "box": [1, 2, 3, 4],
+            "target": f"<answer>true</answer> {target}",
+        },
+    }.items():
+        root_with(tmp_path, [clip | row])
+        data = AVDataModule(tmp_path, {name: task(name)}, {"mine": DatasetSpec(name, "plain")}, val_share=0)
+        data.setup()
+        assert data.samples("train")[0].target == row["target"]
 
 
 def test_check_names_each_lost_file_once_a_folder_and_an_empty_manifest(tmp_path: Path) -> None:

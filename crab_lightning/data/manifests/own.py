@@ -272,24 +272,28 @@ def _events(value: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(found, list) or not found:
         raise ColumnError(wanted)
     events = []
-    for one in found:
-        if not isinstance(one, dict) or not {"event", "start_s", "end_s"} <= one.keys():
-            raise ColumnError(wanted)
-        if near := [key for key in one if key != "modality" and similar(str(key), "modality")]:
-            raise ColumnError(f"the key 'modality' in place of {near[0]!r}")
-        event: dict[str, Any] = {
-            "event": text(one["event"]),
-            "start_s": seconds(one["start_s"]),
-            "end_s": seconds(one["end_s"]),
-        }
-        if one.get("modality") is not None:
-            if one["modality"] not in ("visual", "audio"):
-                raise ColumnError(wanted)
-            event["modality"] = one["modality"]
-        if event["start_s"] >= event["end_s"]:
-            raise ColumnError("events that end after they start, in seconds")
-        events.append(event)
+    for number, one in enumerate(found, 1):
+        try:
+            events.append(_event(one, wanted))
+        except ColumnError as err:
+            raise ColumnError(f"{err.wanted} (event {number} of {len(found)} is {show(one)})") from err
     return tuple(events)
+
+
+def _event(one: Any, wanted: str) -> dict[str, Any]:
+    if not isinstance(one, dict) or not {"event", "start_s", "end_s"} <= one.keys():
+        raise ColumnError(wanted)
+    if near := [key for key in one if key != "modality" and similar(str(key), "modality")]:
+        raise ColumnError(f"the key 'modality' in place of {near[0]!r}")
+    start_s, end_s = seconds(one["start_s"]), seconds(one["end_s"])
+    if start_s >= end_s:
+        raise ColumnError("events that end after they start, in seconds")
+    event: dict[str, Any] = {"event": text(one["event"]), "start_s": start_s, "end_s": end_s}
+    if one.get("modality") is not None:
+        if one["modality"] not in ("visual", "audio"):
+            raise ColumnError(wanted)
+        event["modality"] = one["modality"]
+    return event
 
 
 def _numbers(count: int) -> Callable[[Any], tuple[int, ...]]:
@@ -313,9 +317,13 @@ def _box(value: Any) -> tuple[int, ...]:
 
 def _points(value: Any) -> tuple[tuple[int, ...], ...]:
     found = _literal(value)
-    if not isinstance(found, list) or not found:
-        raise ColumnError("a list of points [x, y]")
-    return tuple(_numbers(2)(point) for point in found)
+    wanted = "a list of one to three points [x, y] inside the frame of 224 x 224 pixels"
+    if not isinstance(found, list) or not 1 <= len(found) <= 3:
+        raise ColumnError(wanted)
+    points = tuple(_numbers(2)(point) for point in found)
+    if any(side >= 224 for point in points for side in point):
+        raise ColumnError(wanted)
+    return points
 
 
 _NAMES = ("id", "clip")

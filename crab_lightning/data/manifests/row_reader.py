@@ -150,8 +150,10 @@ class RowReader:
         """Return a sample of own data with the fields and the target that its task makes."""
         keys = f"; the row has: {', '.join(map(str, row))}"
         try:
-            fields = task.plain(dict(sample.fields))
-            target = sample.target or fields.pop("target", None)
+            given = {} if sample.target is None else {"target": sample.target}
+            fields = task.plain({**sample.fields, **given})
+            made = fields.pop("target", None)  # from the answer, the box or the points
+            target = sample.target or made
             sample = replace(sample, fields=fields, target=target)
             sample = sample if target is not None else replace(sample, target=task.direct(sample))
             if sample.conversation is None:
