@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from crab_lightning.json_text import parse_json
 from crab_lightning.media import MediaLimits
 from crab_lightning.models.engine import Sampling
 from crab_lightning.serving.request_media import load_example
@@ -202,9 +203,9 @@ def make_app(
         except ClientDisconnect:
             raise RequestError("the client has closed the connection", 499) from None
         try:
-            body = json.loads(data)
-        except (ValueError, RecursionError) as err:
-            raise RequestError(f"the body is not JSON: {err}") from err
+            body = parse_json(data)
+        except ValueError as err:
+            raise RequestError(f"the body {err}") from err
         asked = read_request(body, options.sizes)
         if body.get("model") not in (None, options.name):
             raise RequestError(

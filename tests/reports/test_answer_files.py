@@ -26,7 +26,7 @@ def test_a_line_that_was_cut_off_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"answer": "x"}\n{"answ')
     with pytest.raises(
-        JoinError, match=r"line 2 of 2: not JSON .* The run was cut off there: remove the line"
+        JoinError, match=r"line 2 of 2 is not JSON.* The run was cut off there: remove the line"
     ):
         read_answers(path)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crab_lightning.data.manifests.reader import ManifestError, read_manifest
+from crab_lightning.json_text import parse_json
 from crab_lightning.spelling import counted
 from crab_lightning.structures import DatasetSpec, Sample
 
@@ -166,9 +166,9 @@ def _opened(path: Path) -> Any:
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     with _opened(path) as file:
         try:
-            rows = json.load(file)
+            rows = parse_json(file.read())
         except ValueError as err:
-            raise ManifestError(f"{path} is not valid JSON: {err}") from err
+            raise ManifestError(f"{path} {err}") from err
     if not isinstance(rows, list):
         raise ManifestError(f"{path} contains a {type(rows).__name__}; a list of rows is expected")
     yield from enumerate(rows)
@@ -179,7 +179,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
         for number, line in enumerate(file):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
+                    yield number, parse_json(line)
                 except ValueError as err:
                     yield number, err  # a line that a full disk cut off is one broken row, not a broken file
 

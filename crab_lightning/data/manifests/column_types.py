@@ -137,9 +137,9 @@ def text(value: Any) -> str:
 
 
 def word(value: Any) -> str:
-    """Accept a string, or a number, which is returned as text."""
+    """Accept a string, or a number, which is returned as text; ``3.0`` and ``3`` give the same text."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value)
     return text(value)
 
 

@@ -11,10 +11,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-from crab_lightning.data.manifests.column_types import ManifestError, kind_of, show
+from crab_lightning.data.manifests.column_types import ManifestError, kind_of
 from crab_lightning.data.manifests.layout import LAYOUTS
+from crab_lightning.json_text import parse_json
 from crab_lightning.spelling import counted
 from crab_lightning.structures import DatasetSpec
 
@@ -143,37 +144,16 @@ def _text_of(path: Path, where: str, root: Path) -> str:
 
 
 def _json(text: str, path: Path, at: str, expected: str) -> Any:
-    """Parse strict JSON, without repeated keys and NaN."""
-
-    def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        row = dict(pairs)
-        if len(row) != len(pairs):
-            twin = next(key for key, count in Counter(k for k, _ in pairs).items() if count > 1)
-            raise ManifestError(
-                f"{at}: key {twin!r} occurs twice in one object that begins {show(row)}. Keep one of the two."
-            )
-        return row
-
-    def refuse_constant(name: str) -> NoReturn:
-        raise ManifestError(f"{at} contains {name}, which is not JSON. Write a number, or remove the row.")
-
     try:
-        return json.loads(text, object_pairs_hook=refuse_twins, parse_constant=refuse_constant)
-    except json.JSONDecodeError as err:
+        return parse_json(text)
+    except ValueError as err:
         if expected and _is_json_lines(text):
             raise ManifestError(
                 f"{at} contains JSON lines (one object in each line). One JSON array of objects is "
                 "expected: let the file's name end in .jsonl, or put a comma between the lines, and [ and ] "
                 "around them."
             ) from err
-        raise ManifestError(
-            f"{at} is not JSON: {err.msg} at line {err.lineno}, column {err.colno}. "
-            f"It may have been cut off while copying.{expected}"
-        ) from err
-    except ManifestError:
-        raise
-    except (ValueError, RecursionError) as err:
-        raise ManifestError(f"{at} is not JSON that can be read: {err}.") from err
+        raise ManifestError(f"{at} {err}{expected}") from err
 
 
 def _csv_rows(text: str, path: Path, where: str) -> list[Any]:
