@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from crab_lightning.data.dataset import AVDataset
@@ -280,6 +281,10 @@ class TrainLoader(BatchLoader):
                 "of that run, resume from the end of an epoch, or start a new run from its adapters."
             )
         if changed:  # between two epochs, the data may change; the earlier epoch has no rows left
+            rank_zero_warn(
+                "this run continues with other data than before: "
+                + "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
+            )
             self.batches.set_epoch(state["epoch"])
             state = self.batches.state_dict(len(self.batches) if state["step"] else 0)
         self.batches.load_state_dict(state)

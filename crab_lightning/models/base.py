@@ -61,6 +61,7 @@ class AVModule(StoredModule):
 
     Raises:
         ValueError: If ``warmup_share`` is not in [0, 1), or an argument has a wrong type.
+        TypeError: If ``optimizer`` is no function.
         AdapterError: If the adapters in ``load_adapter`` cannot be read.
     """
 
@@ -92,7 +93,13 @@ class AVModule(StoredModule):
         self.adapter = adapter
         if adapter is None and self.load_adapter is not None:
             self.adapter = read_adapter_config(self.load_adapter)
+        if not callable(optimizer):
+            raise TypeError(
+                f"model.optimizer is {optimizer!r}; give a function of the parameters, such as "
+                "lambda params: torch.optim.AdamW(params, lr=1e-4)"
+            )
         self.optimizer_factory = optimizer
+        self._optimizer_settings: list[dict[str, Any]] = []
         self.warmup_share = warmup_share
         self.gradient_checkpointing = gradient_checkpointing
         # The checkpoint holds only the trained weights; on_load_checkpoint checks that they are complete.
@@ -221,6 +228,7 @@ class AVModule(StoredModule):
             optimizer = self.optimizer_factory(trainable)
         except (TypeError, ValueError) as error:
             raise ValueError(f"model.optimizer: the optimizer cannot be made: {error}") from error
+        self._optimizer_settings = _settings_of(optimizer)
         unscale_outside(optimizer)
         schedule = cosine_with_warmup(optimizer, total_optimizer_steps(self.trainer), self.warmup_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -247,7 +255,24 @@ class AVModule(StoredModule):
                 print_table(table)
         # Frozen modules are in evaluation mode on purpose; see ``train``.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        self.train()  # Lightning leaves a module that was loaded to answer in evaluation mode
         self._window.restart()
+
+    def on_train_start(self) -> None:
+        """Refuse to continue a run with other settings of the optimizer, which would have no effect.
+
+        Raises:
+            ValueError: If the optimizer of the checkpoint has other settings than ``model.optimizer``.
+        """
+        kept = _settings_of(self.trainer.optimizers[0])
+        for stated, held in zip(self._optimizer_settings, kept, strict=False):
+            for name, value in stated.items():
+                if (found := held.get(name)) != value:
+                    raise ValueError(
+                        f"model.optimizer: {name} is {value}, but the run that is continued has {found}, and "
+                        f"it keeps its optimizer. Give {found}, or start a new run from its adapters with "
+                        "model.load_adapter"
+                    )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a micro-batch, scaled so that a step minimises the mean over its target tokens.
@@ -359,3 +384,15 @@ class AVModule(StoredModule):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return ``{"predictions": [...]}``."""
         return {"predictions": self.generate(self.on_all_towers(batch))}
+
+
+def _settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return the numbers that each group of parameters was made with, such as lr and weight_decay."""
+    groups = []
+    for group in optimizer.param_groups:
+        values = {**group, "lr": group.get("initial_lr", group["lr"])}
+        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "initial_lr"}
+        groups.append(
+            {k: v for k, v in kept.items() if isinstance(v, int | float | tuple) and not isinstance(v, bool)}
+        )
+    return groups

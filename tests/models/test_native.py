@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
@@ -65,6 +65,41 @@ def test_training_lowers_the_loss(build: Build, batch: Batch, tmp_path: Path) ->
     quiet_trainer(tmp_path, max_steps=6).fit(module, loader(*[batch] * 6))
     with torch.no_grad():
         assert module.losses(batch)[0].sum() < 0.97 * before
+
+
+def test_a_continued_run_keeps_its_optimizer_settings(build: Build, batch: Batch, tmp_path: Path) -> None:
+    first = quiet_trainer(tmp_path, max_steps=1)
+    first.fit(build(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2)), loader(batch))
+    first.save_checkpoint(path := tmp_path / "last.ckpt")
+    for lr, decay, said in (
+        (1e-3, 0.01, r"lr is 0\.001, .* has 0\.01,"),
+        (1e-2, 0.5, r"weight_decay is 0\.5,"),
+    ):
+        other = build(optimizer=lambda p, lr=lr, decay=decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay))
+        with pytest.raises(ValueError, match=rf"model\.optimizer: {said}.* model\.load_adapter"):
+            quiet_trainer(tmp_path, max_steps=2).fit(other, loader(batch), ckpt_path=path, weights_only=True)
+    same = build(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
+    quiet_trainer(tmp_path, max_steps=2).fit(same, loader(batch, batch), ckpt_path=path, weights_only=True)
+
+
+def test_a_module_that_was_loaded_to_answer_trains_with_dropout(
+    build: Build, batch: Batch, tmp_path: Path
+) -> None:
+    module = build(adapter=AdapterConfig(rank=4, dropout=0.5)).eval()
+    modes = []
+
+    class Seen(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
+            modes.append([m.training for m in module.modules() if isinstance(m, ILoRALinear)])
+
+    quiet_trainer(tmp_path, max_steps=1, callbacks=[Seen()]).fit(module, loader(batch))
+    assert modes
+    assert all(modes[0])
+
+
+def test_an_optimizer_that_is_no_function_is_refused(build: Build) -> None:
+    with pytest.raises(TypeError, match=r"model\.optimizer is 'adam'; give a function of the parameters"):
+        build(optimizer="adam")
 
 
 def test_without_adapters_every_weight_is_trained(build: Build, batch: Batch) -> None:
@@ -172,7 +207,7 @@ def test_checkpoint_holds_trained_weights_alone_and_resumes(
     runner.save_checkpoint(path)
     stored = torch.load(path, weights_only=True)["state_dict"]
     assert stored.keys() == module.trainable_names()
-    fresh = build()
+    fresh = build(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
     quiet_trainer(tmp_path, max_steps=3).fit(
         fresh, loader(batch, batch, batch), ckpt_path=path, weights_only=True
     )
