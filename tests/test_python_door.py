@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,31 @@ def test_errors_name_arguments_and_no_options(
     with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
         load_run(run, device="cpu").ask(video=clip(small), **given)
     assert "--" not in str(caught.value)
+
+
+def test_several_threads_may_ask(run: Path, small: dict[str, Path]) -> None:
+    loaded = load_run(run, device="cpu")
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(loaded.ask, "ave", video=clip(small)) for _ in range(12)]
+    assert len({one.result().text for one in asked}) == 1
+
+
+def test_a_question_that_the_model_cannot_read_is_refused(run: Path, small: dict[str, Path]) -> None:
+    words = {"question": "w " * 40_000, "options": ["a bell", "a dog"]}
+    with pytest.raises(
+        ValueError, match=r"the question has \d\d,\d{3} tokens.*; the model reads at most 32,768"
+    ):
+        load_run(run, device="cpu").ask("qa", video=clip(small), **words)
+
+
+def test_adapters_with_a_shipped_config_are_found_from_any_folder(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load_run(run / "adapter", config="demo.yaml", device="cpu", trained=False)
+    assert Path(loaded.model.pretrained).is_absolute()
+    with pytest.raises(ValueError, match=rf"contains no adapter\.json; give {run}/adapter$"):
+        OmniModule(loaded.model.pretrained, load_adapter=run)
 
 
 def test_a_run_is_tested_and_its_scores_are_returned(run: Path) -> None:

@@ -186,7 +186,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _parsed_description(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise AdapterError(f"{folder} contains no {CONFIG_FILE}; give the folder that save_adapters wrote")
+        inside = folder / "adapter"
+        near = f"give {inside}" if (inside / CONFIG_FILE).is_file() else "give a folder of saved adapters"
+        raise AdapterError(f"{folder} contains no {CONFIG_FILE}; {near}")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:

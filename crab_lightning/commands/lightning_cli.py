@@ -25,8 +25,9 @@ from crab_lightning.commands.loggers import place_loggers, with_save_dir
 from crab_lightning.commands.switches import check_switches
 from crab_lightning.compat import callbacks_of, datamodule_of, whole_numbers_first
 from crab_lightning.configuration.allowed_code import check_classes, guard_parsers
-from crab_lightning.configuration.files import ConfigError, found_path, in_file, naming_file
+from crab_lightning.configuration.files import ConfigError, in_file, naming_file
 from crab_lightning.configuration.parser_messages import content_of, explained, plainly, refuse_unread
+from crab_lightning.configuration.sections import find_paths
 from crab_lightning.dashboards import RunProgress, TrainScalars
 from crab_lightning.data import AVDataModule, CaptionDataModule
 from crab_lightning.evaluation import Evaluator
@@ -50,10 +51,6 @@ _ABOUT = {
 }
 ZERO_SHOT = "-zero-shot"
 """Ends the name of a run that tests a model without a checkpoint."""
-
-_MODEL_PATHS = (
-    "pretrained", "vision", "beats", "load_adapter", "visual_connector", "audio_connector", "chat_template",
-)  # fmt: skip
 
 
 _CALLBACKS = {"evaluator": Evaluator, "nonfinite": NonFiniteSteps, "checkpoint": RunCheckpoint}
@@ -202,14 +199,9 @@ class CrabCLI(LightningCLI):
     def _find_paths(self) -> None:
         """Make relative paths absolute, because the stored config is also read from other folders."""
         init, data = self.config.model.get("init_args") or {}, self.config.data
-        chosen = [init.get(key) or {} for key in ("visual_encoder", "audio_encoder")]
-        encoders = [(encoder.get("init_args") or {}, _MODEL_PATHS) for encoder in chosen]
-        for section, keys in ((init, _MODEL_PATHS), *encoders, (data, ("root", "cache"))):
-            for key in keys:
-                value = section.get(key)
-                if isinstance(value, str | Path):
-                    on_hub = key == "load_adapter" and is_address(value)
-                    section[key] = str(downloaded(value)) if on_hub else found_path(str(value))
+        if is_address(given := str(init.get("load_adapter") or "")):
+            init["load_adapter"] = str(downloaded(given))
+        find_paths(init, data)
         if isinstance(data.get("root"), str | Path):  # this folder need not exist yet
             data["root"] = str(Path(data["root"]).absolute())
         for key in ("run.root", "run.folder", "ckpt_path"):

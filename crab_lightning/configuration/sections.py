@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.configuration.files import ConfigError, compose, naming_file
+from crab_lightning.configuration.files import ConfigError, compose, found_path, naming_file
 from crab_lightning.configuration.objects import class_of, objects_of
 from crab_lightning.data import AVDataModule, has_test, read_manifest
 from crab_lightning.data.manifests.files import manifest_path
@@ -17,6 +17,10 @@ from crab_lightning.data.manifests.rows import limited
 from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task
+
+_MODEL_PATHS = (
+    "pretrained", "vision", "beats", "load_adapter", "visual_connector", "audio_connector", "chat_template",
+)  # fmt: skip
 
 
 def data_section(config: str) -> dict[str, Any]:
@@ -129,3 +133,18 @@ def read_rows_of(
     if not asked:
         raise ValueError(f"data.datasets.{dataset}: the manifest under {data.root} has no rows")
     return spec, train, list(asked)
+
+
+def find_paths(model: MutableMapping[str, Any], data: MutableMapping[str, Any]) -> None:
+    """Replace the paths of a config with those of :func:`found_path`.
+
+    Args:
+        model: The arguments of the model; they are changed in place.
+        data: The data section; it is changed in place.
+    """
+    chosen = [model.get(key) or {} for key in ("visual_encoder", "audio_encoder")]
+    encoders = [(encoder.get("init_args") or {}, _MODEL_PATHS) for encoder in chosen]
+    for section, keys in ((model, _MODEL_PATHS), *encoders, (data, ("root", "cache"))):
+        for key in keys:
+            if isinstance(value := section.get(key), str | Path):
+                section[key] = found_path(str(value))

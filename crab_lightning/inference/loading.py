@@ -13,7 +13,7 @@ from crab_lightning.adapters.kinds import drop_foreign_keys, load_installed_kind
 from crab_lightning.configuration.allowed_code import without_training
 from crab_lightning.configuration.files import ConfigError, compose, naming_file
 from crab_lightning.configuration.objects import objects_of
-from crab_lightning.configuration.sections import data_module, data_section
+from crab_lightning.configuration.sections import data_module, data_section, find_paths
 from crab_lightning.data import AVDataModule
 from crab_lightning.data.manifests.keys import chosen_datasets
 from crab_lightning.files import path_given
@@ -160,6 +160,7 @@ def load_run(
     else:
         config = path_given("config", config, "the name or the path of a config file")
         content = compose([config])
+        find_paths((content.get("model") or {}).get("init_args") or {}, content.get("data") or {})
     content, _ = without_training(content, of_run=True)
     for name in ("model", "data"):
         if not isinstance(content.get(name), dict):

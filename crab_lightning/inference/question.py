@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -265,10 +266,27 @@ def _media(needed: Needs) -> str:
     return f"{seen} and {heard}" if more_sounds else f"{seen}, and {heard} if it has no sound"
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def put(model: Any, data: AVDataModule, sample: Sample) -> Prediction:
-    """Let the model answer one sample, which is loaded and encoded with the settings of the training."""
+    """Let the model answer one sample, which is loaded and encoded with the settings of the training.
+
+    Several threads may ask; their questions are answered one after the other.
+
+    Raises:
+        AskError: If the question is longer than the model can read.
+    """
     batch = data.processor.collate([data.dataset([sample])[0]])
-    prediction: Prediction = model.generate(batch.to(model.device))[0]
+    tokens = batch.inputs["input_ids"].shape[1]
+    limit = getattr(model.decoder().config, "max_position_embeddings", tokens)
+    if tokens > limit:
+        raise AskError(
+            f"the question has {tokens:,} tokens, including its media; the model reads at most {limit:,}. "
+            "Give a shorter text or clip"
+        )
+    with _ONE_AT_A_TIME:  # generation keeps its state in the model
+        prediction: Prediction = model.generate(batch.to(model.device))[0]
     return prediction
 
 
