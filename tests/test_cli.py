@@ -372,7 +372,7 @@ def test_fit_resumes_in_the_same_run_folder(trained: Path) -> None:
 
 def test_fit_does_not_resume_from_adapters_alone(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
     said = error_of(capsys, ["fit", "--ckpt_path", str(trained / "adapter")])
-    assert "--model.load_adapter" in said
+    assert "--model.init_args.load_adapter" in said
 
 
 def ask(trained: Path, capsys: pytest.CaptureFixture[str], *words: Any) -> dict[str, Any]:

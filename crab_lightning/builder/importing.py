@@ -39,7 +39,7 @@ def import_dataset(
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
 ) -> ImportReport:
-    """Import one dataset into ``root/AVUIE_2/<task>/``.
+    """Import one dataset into ``root/AVUIE_2/<dataset>/``.
 
     Rows whose media are missing or unreadable are written to no manifest; they are counted and listed in a
     file. The manifests are written last, and each is written in one step, so that an interrupted call leaves

@@ -81,8 +81,9 @@ gets the command, too. ``--help`` shows the docstring of the function, up to its
 
 _PROG = "cli.py"
 _FOOT = (
-    f"`python {_PROG} COMMAND --help` explains a command. --debug (or CRAB_DEBUG=1) shows the traceback of an"
-    " error. --allow-code-of PACKAGE lets a config name classes of your own package."
+    f"`python {_PROG} COMMAND --help` explains a command.\n"
+    "--debug (or CRAB_DEBUG=1) shows the traceback of an error.\n"
+    "--allow-code-of PACKAGE lets a config name classes of your own package."
 )
 
 

@@ -40,7 +40,7 @@ def import_(words: Sequence[str]) -> None:
     parser = Options(
         "build import",
         "Import one dataset from the annotation files and media that its owner publishes\n"
-        "into ROOT/AVUIE_2/<task>/, in the released row format. Media files are linked. The sound track\n"
+        "into ROOT/AVUIE_2/<dataset>/, in the released row format. Media files are linked. The sound track\n"
         "of a video is written as a separate file. If the owner's file is a longer recording, the used\n"
         "part is cut out. Rows whose media are missing or unreadable are left out and listed in\n"
         "import_missing.tsv. After an interruption, start the same command again. Nothing is downloaded.",
@@ -56,7 +56,7 @@ def import_(words: Sequence[str]) -> None:
         required=True,
         metavar="DIR",
     )
-    add("--root", "data root; AVUIE_2/<task>/ is made in it", folder_to_write, required=True)
+    add("--root", "data root; AVUIE_2/<dataset>/ is made in it", folder_to_write, required=True)
     switch("--dry-run", "show what would be done, and write nothing")
     switch("--symlink", "make symbolic links, which also work when the source is on another disk")
     switch("--copy", "copy the media instead of linking them")

@@ -51,8 +51,8 @@ def run(words: Sequence[str]) -> None:
     switch("--all-metrics", "show every metric, and not only the primary metrics and those in the paper")
     add(
         "--published",
-        f"add the figures of these methods from the Crab+ paper, named as in its tables (default:"
-        f" {' '.join(_ROWS)})",
+        f"add the figures of these methods from the Crab+ paper, named as in its tables; --published"
+        f" alone adds {' '.join(_ROWS)}",
         nargs="*",
         metavar="METHOD",
     )

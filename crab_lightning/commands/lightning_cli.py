@@ -181,7 +181,7 @@ class CrabCLI(LightningCLI):
         if self.function == "fit":
             raise FileNotFoundError(
                 f"{found} contains adapters only; fit resumes from a .ckpt with optimizer state. To start "
-                f"from these weights use --model.load_adapter {found}"
+                f"from these weights use --model.init_args.load_adapter {found}"
             )
         self.adapter_folder = found
         init = self.config.model.get("init_args")

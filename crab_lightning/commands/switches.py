@@ -59,7 +59,8 @@ def check_switches(trainer: Any, function: str = "fit") -> None:
         )
     if trainer.get("overfit_batches"):
         raise ConfigError(
-            f"trainer.overfit_batches {trainer.overfit_batches}: the data module draws the batches."
+            f"trainer.overfit_batches {trainer.overfit_batches}: it is not supported, because the data module"
+            " chooses the samples."
             " To overfit a few rows, use --data.datasets.NAME.limit N with --trainer.max_epochs"
         )
 

@@ -51,7 +51,7 @@ class AVDataModule(SampleLoading):
         tasks: The tasks, by a key of your choice: ``{captioning: {class_path: ...}}``.
         datasets: The datasets, by a key of your choice (usually the released task id). Each entry names its
             ``task`` and its ``layout`` or ``columns``. To change one value of one entry, use
-            ``--data.datasets.ave.weight 2``.
+            ``--data.datasets.ave.weight 4000``.
         only: Keys of the datasets to use, e.g. ``[ave, avvp]``. By default, all are used.
         batch_size: Number of training samples that one process loads for a step.
         batch_tokens: Largest number of tokens in a batch, padding included. It is used instead of

@@ -255,7 +255,7 @@ class TrainLoader(BatchLoader):
         except LoaderProcessError as err:
             if self.lost_worker() is None:
                 raise
-            _log.warning("%s. The samples that this step still needs are loaded without it.", err)
+            _log.warning("%s. The remaining samples of this loader are loaded in the main process.", err)
             self.batches.load_state_dict(self.batches.state_dict(self._step))
             for draws in self.batches:
                 yield self._collate(self.dataset.__getitems__(draws))

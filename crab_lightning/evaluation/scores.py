@@ -298,7 +298,7 @@ class DatasetScores:
             raise ValueError(
                 f"data.datasets.{self.dataset}: the metrics of the task {self.spec.task!r} cannot be"
                 f" computed: {str(err).rstrip('.')}. A metric without enough answers should return"
-                " not a number"
+                " NaN"
             ) from err
 
     def _update(self, answer: Any, text: str, sample: Sample) -> None:

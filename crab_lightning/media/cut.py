@@ -84,12 +84,17 @@ def read_audio_piece(
         with _named(path, start_s, end_s):
             for frame in container.decode(track):
                 if frame.pts is None or frame.time is None:
-                    raise UnreadableMedia(path, "has sound without time stamps. Convert it.")
+                    raise UnreadableMedia(
+                        path,
+                        "has sound without time stamps. Convert the file, for example with ffmpeg to MP4.",
+                    )
                 time_s = frame.time - zero_s
                 if time_s >= end_s + _LATER_S:
                     break
                 if not sound.accepts(frame):
-                    raise UnreadableMedia(path, f"{sound.change}. Convert it.")
+                    raise UnreadableMedia(
+                        path, f"{sound.change}. Convert the file, for example with ffmpeg to MP4."
+                    )
                 if sound.decoded == 0:
                     # Silence up to a time that is a sample of the result too, as if the whole file were read.
                     rate_hz, at = sound.rate_hz, round(time_s * sound.rate_hz)

@@ -270,8 +270,8 @@ class AVModule(StoredModule):
                 if (found := held.get(name)) != value:
                     raise ValueError(
                         f"model.optimizer: {name} is {value}, but the run that is continued has {found}, and "
-                        f"it keeps its optimizer. Give {found}, or start a new run from its adapters with "
-                        "model.load_adapter"
+                        f"it keeps its optimizer. Give {found}, or start a new run with "
+                        "`load_adapter`"
                     )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -238,7 +238,7 @@ class CompositeModule(AVModule):
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the summed target loss, fp32 ``(B,)``, and the number of target tokens, int64 ``(B,)``."""
         if batch.labels is None:
-            raise ValueError("losses got a batch of prompts; collate examples with a target")
+            raise ValueError("the loss needs a batch with targets, but this batch has prompts only")
         hidden = self.hidden_states(self._positioned(batch.inputs), use_cache=False)
         return target_losses(hidden, batch.labels, self.answer_head())
 

@@ -163,7 +163,7 @@ class OmniModule(AVModule):
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the summed target loss, fp32 ``(B,)``, and the number of target tokens, int64 ``(B,)``."""
         if batch.labels is None:
-            raise ValueError("losses got a batch of prompts; collate examples with a target")
+            raise ValueError("the loss needs a batch with targets, but this batch has prompts only")
         inputs, config = {**batch.inputs}, self.text_config()
         own_keys = config.num_attention_heads == config.num_key_value_heads
         if self.attention == "sdpa" and own_keys and bool(inputs["attention_mask"][:, 0].all()):

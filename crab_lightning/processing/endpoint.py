@@ -42,7 +42,9 @@ class EndpointProcessor:
         Raises:
             ValueError: Always.
         """
-        raise ValueError("an endpoint shows no tokens; answers over the network are whole texts")
+        raise ValueError(
+            "tokens cannot be read from an endpoint, because it returns texts; use a model on this machine"
+        )
 
     def encode(self, example: Example) -> Encoded:
         """Return the request as bytes of JSON: ``content`` and, for video files, ``media_io_kwargs``.
@@ -74,13 +76,13 @@ class EndpointProcessor:
 
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
         """Raise a ``ValueError``, because an endpoint does not show its tokens."""
-        raise ValueError("an endpoint shows no tokens; answers over the network are whole texts")
+        raise ValueError(
+            "tokens cannot be read from an endpoint, because it returns texts; use a model on this machine"
+        )
 
     def answer_tokens(self, text: str) -> list[int]:
         """Raise a ``ValueError``, because an endpoint does not show its tokens."""
-        raise ValueError(
-            "an endpoint shows no tokens; the probabilities of candidates cannot be read over the network"
-        )
+        raise ValueError("an endpoint returns no probabilities of candidates; use a model on this machine")
 
     def _content(self, example: Example) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = []

@@ -228,7 +228,7 @@ def _locked(cell: Cell) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
-            raise CellTakenError(f"another process works on {cell.folder}") from err
+            raise CellTakenError(f"another process works on {cell.folder}; wait until it ends") from err
         yield
 
 

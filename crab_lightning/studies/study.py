@@ -210,7 +210,9 @@ def _datasets(path: Path, key: str, names: Any, known: Mapping[str, Any] | Seque
         raise ConfigError(f"{path}: {key} is {names!r}; give a list of dataset keys")
     for name in names:
         if not isinstance(name, str):
-            raise ConfigError(f"{path}: {key} contains {name!r}; give names, a number in quotation marks")
+            raise ConfigError(
+                f"{path}: {key} contains {name!r}; give names; put a number into quotation marks"
+            )
         if name not in known:
             near = did_you_mean(name, known)
             raise ConfigError(

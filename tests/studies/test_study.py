@@ -115,7 +115,7 @@ def test_pairs_and_subsets_are_regimes(tmp_path: Path, places: dict[str, Path]) 
             "the arms a and b have the same settings",
         ),
         ({"overlay": {"data": {"datasets": {"x/y": {}}}}}, "data.datasets has the key 'x/y'"),
-        ({"datasets": ["avqa", 1]}, "datasets contains 1; give names, a number in quotation marks"),
+        ({"datasets": ["avqa", 1]}, "datasets contains 1; give names; put a number into quotation marks"),
         ({"root": 3}, "root is 3; give the path of a folder"),
         ({"regimes": {"p": {"pairs_of": ["avqa"]}}}, "a pair needs at least two datasets"),
         ({"equal": {"steps": True}}, "equal is {'steps': True}"),

@@ -132,7 +132,7 @@ def text(value: Any) -> str:
     if not value or value.isspace():
         raise ColumnError("a string that is not empty")
     if not value.isascii() and not _encodes(value):
-        raise ColumnError("a string without half surrogate pairs")
+        raise ColumnError("a string without incomplete characters (half surrogate pairs)")
     return value
 
 
@@ -254,7 +254,7 @@ def relative_path(value: Any) -> str:
     if not isinstance(value, str) or not value or value.isspace():
         raise ColumnError("a file path that is not empty")
     if "\0" in value or (not value.isascii() and not _encodes(value)):
-        raise ColumnError("a file path without NUL or half surrogate pairs")
+        raise ColumnError("a file path without NUL or incomplete characters (half surrogate pairs)")
     if value[0] in "/\\" or _DRIVE.match(value):
         raise ColumnError("a path relative to the dataset folder, not an absolute one")
     if ".." in value and ".." in _SEPARATORS.split(value):
@@ -272,7 +272,7 @@ def target_text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ColumnError("the text that the model learns to write")
     if not _encodes(value):
-        raise ColumnError("a text without half surrogate pairs")
+        raise ColumnError("a text without incomplete characters (half surrogate pairs)")
     return value
 
 

@@ -254,7 +254,7 @@ def _hint(path: Path, root: Path) -> str:
             ", ".join(sorted(p.name for p in path.parent.iterdir() if p.suffix in FORMATS))
             or f"no manifest ({', '.join(FORMATS)})"
         )
-        return f"Its folder contains: {found}. Add the file, or take the row out of data.datasets."
+        return f"Its folder contains: {found}. Add the file, or remove the entry from data.datasets."
     if not (root / ANNOTATIONS).is_dir():
         parent = " (probably its parent folder)" if root.name == ANNOTATIONS else ""
         return (
@@ -262,7 +262,7 @@ def _hint(path: Path, root: Path) -> str:
             f"A dataset of your own may also be in {root / path.parent.name}."
         )
     found = ", ".join(sorted(p.name for p in (root / ANNOTATIONS).iterdir() if p.is_dir())) or "nothing"
-    return f"{ANNOTATIONS}/ contains: {found}. Set `folder`, or take the row out of data.datasets."
+    return f"{ANNOTATIONS}/ contains: {found}. Set `folder`, or remove the entry from data.datasets."
 
 
 class ExistingFiles:
