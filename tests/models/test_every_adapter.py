@@ -339,6 +339,31 @@ def test_another_package_adds_a_kind_with_one_file_and_an_entry_point(tmp_path: 
         read_adapter_config(tmp_path / "saved")
 
 
+def test_a_broken_package_stops_only_runs_that_need_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "broken_package.py").write_text("import no_such_thing\n")
+    info = tmp_path / "broken_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken_package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[crab_lightning.adapters]\nodd = broken_package:Odd\n")
+    code = (
+        "from crab_lightning.adapters import AdapterConfig\n"
+        "assert AdapterConfig(kind='lora').kind == 'lora'\n"
+        "try:\n"
+        "    AdapterConfig(kind='odd')\n"
+        "except ValueError as err:\n"
+        "    print(err)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True, text=True
+    )
+    said = "an installed package adds the adapter kind 'odd' ('broken_package:Odd'), which cannot be loaded"
+    assert said in done.stdout
+    assert "No module named 'no_such_thing'" in done.stdout
+    assert done.stderr.count(said) == 1
+
+
 def test_a_kind_that_would_be_lost_when_it_is_saved_or_loaded_is_refused() -> None:
     @dataclass
     class Config(AdapterConfig):

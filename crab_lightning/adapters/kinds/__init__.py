@@ -8,6 +8,7 @@ class, or in Python with :func:`register_adapter`.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from functools import cache
@@ -25,6 +26,8 @@ from crab_lightning.spelling import did_you_mean
 
 ADAPTERS: dict[str, type[LoRALinear]] = {}
 ENTRY_POINTS = "crab_lightning.adapters"
+_BROKEN: list[str] = []
+"""A sentence about each kind of an installed package that cannot be loaded."""
 
 
 def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:
@@ -139,7 +142,7 @@ def own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in ADAPTERS:
         raise ValueError(
             f"adapter.kind is {kind!r}{did_you_mean(kind, ADAPTERS)}; known: {', '.join(ADAPTERS)}. "
-            + AdapterConfig.value_advice["kind"]
+            + ". ".join([AdapterConfig.value_advice["kind"], *_BROKEN])
         )
     names = _names(ADAPTERS[kind].config_class)
     return {key: value for key, value in values.items() if key in names}
@@ -218,19 +221,18 @@ _DOC = AdapterConfig.__doc__ or ""
 def load_installed_kinds() -> None:
     """Add the kinds of other installed packages; this runs once, when a kind is first needed.
 
-    The modules of these kinds import this package, so they cannot be loaded while it is being imported.
-
-    Raises:
-        ImportError: If a kind cannot be loaded.
+    The modules of these kinds import this package, so they cannot be loaded while it is being imported. A
+    kind that cannot be loaded gives a warning; a run that needs it ends with the same text.
     """
     for point in entry_points(group=ENTRY_POINTS):
         try:
             register_adapter(point.load())
         except Exception as err:
-            raise ImportError(
+            _BROKEN.append(
                 f"an installed package adds the adapter kind {point.name!r} ({point.value!r}), which cannot"
                 f" be loaded ({type(err).__name__}: {err}); repair or remove that package"
-            ) from err
+            )
+            warnings.warn(_BROKEN[-1], stacklevel=2)
 
 
 for _module in sorted(iter_modules(__path__), key=lambda m: m.name):
