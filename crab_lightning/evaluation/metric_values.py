@@ -21,7 +21,7 @@ def new_metrics(dataset: str, task: Task[Any], spec: DatasetSpec) -> MetricColle
     """Return new metrics for a dataset.
 
     Raises:
-        ValueError: If the task's ``metrics`` does not return a ``MetricCollection``.
+        ValueError: If the task's ``metrics`` does not return a ``MetricCollection``, or one has no state.
     """
     made = task.metrics(spec)
     if not isinstance(made, MetricCollection):
@@ -29,6 +29,13 @@ def new_metrics(dataset: str, task: Task[Any], spec: DatasetSpec) -> MetricColle
             f"data.datasets.{dataset}: {type(task).__name__}.metrics returns a {type(made).__name__}; "
             "it must return a MetricCollection, such as MetricCollection({'error': MyMetric()})"
         )
+    for name, metric in made.items():
+        if not getattr(metric, "metric_state", None) and not vars(metric).get("_modules"):
+            raise ValueError(
+                f"data.datasets.{dataset}: the metric {name!r} ({type(metric).__name__}) has no state, so "
+                "its values would be lost between processes. Call super().__init__() and add_state (or "
+                "add_sum of BenchmarkMetric) in its __init__"
+            )
     return made
 
 
@@ -94,12 +101,19 @@ def refuse_skipping(dataset: str, task: Task[Any], sample: Sample, spec: Dataset
 
 
 def computed(metrics: Callable[[], Any], device: torch.device | None) -> dict[str, Any]:
-    """Return the values of a metric collection as floats and lists; NaN becomes ``None``."""
+    """Return the values of a metric collection as floats and lists; NaN becomes ``None``.
+
+    Raises:
+        ValueError: If a value is neither a number nor a tensor.
+    """
     if device is not None:
         metrics.to(device)  # type: ignore[attr-defined]
     with warnings.catch_warnings():  # without any readable answer the value is None
         warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
         values: dict[str, Tensor | float] = metrics.compute()  # type: ignore[attr-defined]
+    for name, value in values.items():
+        if not isinstance(value, Tensor | float | int):
+            raise ValueError(f"the metric {name!r} computes {value!r}; it must compute a number or a tensor")
     return {
         name: value.tolist() if isinstance(value, Tensor) and value.numel() > 1 else finite(float(value))
         for name, value in values.items()

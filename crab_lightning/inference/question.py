@@ -279,7 +279,8 @@ def put(model: Any, data: AVDataModule, sample: Sample) -> Prediction:
     """
     batch = data.processor.collate([data.dataset([sample])[0]])
     tokens = batch.inputs["input_ids"].shape[1]
-    limit = getattr(model.decoder().config, "max_position_embeddings", tokens)
+    decoder = model.decoder() if hasattr(model, "decoder") else None
+    limit = tokens if decoder is None else getattr(decoder.config, "max_position_embeddings", tokens)
     if tokens > limit:
         raise AskError(
             f"the question has {tokens:,} tokens, including its media; the model reads at most {limit:,}. "

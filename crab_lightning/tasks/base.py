@@ -73,12 +73,13 @@ class Task(ABC, Generic[AnswerT]):
         """Return the conversation of the sample's row if it has one, else :meth:`prompt`.
 
         Raises:
-            ValueError: If :meth:`prompt` returns a text, so that the positions of the media are not known.
+            ValueError: If :meth:`prompt` returns no tuple, so that the positions of the media are not known.
         """
         asked = self.prompt(sample) if sample.conversation is None else sample.conversation
-        if isinstance(asked, str):
+        if not isinstance(asked, tuple):
+            returned = "a text" if isinstance(asked, str) else f"a {type(asked).__name__}"
             raise ValueError(
-                f"{type(self).__name__}.prompt returns a text; it must return a tuple of media and texts,"
+                f"{type(self).__name__}.prompt returns {returned}; it must return a tuple of media and texts,"
                 " such as (Media.VIDEO, 'What is seen?')"
             )
         return asked

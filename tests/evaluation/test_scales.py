@@ -256,6 +256,38 @@ def test_a_primary_metric_that_is_not_computed_stops_and_one_without_a_number_is
         scores.result(scores.sums(), None)
 
 
+class NoInit(MeanError):
+    def __init__(self) -> None:
+        pass
+
+
+class PlainTensors(MeanError):
+    def __init__(self) -> None:
+        BenchmarkMetric.__init__(self)
+        self.sum_units = self.count = torch.zeros((), dtype=torch.int64)
+
+
+@pytest.mark.parametrize("kind", [NoInit, PlainTensors])
+def test_a_metric_without_states_is_refused(kind: type[MeanError], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Moment, "metrics", lambda self, spec: made)
+    made = MetricCollection([])
+    made["error"] = kind()
+    said = rf"datasets\.a: the metric 'error' \({kind.__name__}\) has no state, .* Call super\(\)\.__init__"
+    with pytest.raises(ValueError, match=said):
+        DatasetScores("a", Moment(), DatasetSpec(task="moment", layout="a"))
+
+
+def test_a_metric_that_computes_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MeanError, "compute", lambda self: None)
+    scores = DatasetScores("a", Moment(), DatasetSpec(task="moment", layout="a"))
+    scores.add(Prediction(sample("a", 0, "val", "1", "1"), "1", 1, False))
+    said = (
+        r"datasets\.a: the metrics of the task 'moment' cannot be computed: the metric 'error' computes None"
+    )
+    with pytest.raises(ValueError, match=said):
+        scores.result(scores.sums(), None)
+
+
 def test_a_direction_that_is_given_wins(tmp_path: Path) -> None:
     kept, _, _ = fitted(tmp_path / "run", moments(), monitor="val/moment/a/error", mode="max")
     assert kept.best_score == 3.0
