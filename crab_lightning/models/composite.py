@@ -319,11 +319,15 @@ def loaded(encoder: AudioEncoder | VisualEncoder, dtype: torch.dtype) -> nn.Modu
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
-        ValueError: If the checkpoint is of another family, weights are missing, or the features of a clip
-            depend on the other clips of a batch.
+        ValueError: If the checkpoint is of another family, weights are missing, ``load`` returns no module,
+            or the features of a clip depend on the other clips of a batch.
     """
     with named_when_absent(encoder):
         tower = encoder.load(dtype)
+    if not isinstance(tower, nn.Module):
+        raise ValueError(
+            f"{type(encoder).__name__}.load returns {tower!r:.60}; it must return the loaded nn.Module"
+        )
     if not type(encoder).__module__.startswith("crab_lightning."):  # tests have checked those of this package
         encoder.check_apart(tower.eval())
     return tower

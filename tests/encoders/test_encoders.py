@@ -270,6 +270,15 @@ def test_an_encoder_whose_features_depend_on_the_batch_is_refused_when_it_is_loa
             loaded(wrong, torch.float32)
 
 
+@pytest.mark.parametrize("encoder", [Colours(), Loudness("")])
+def test_an_encoder_that_loads_no_module_is_named(
+    encoder: Colours | Loudness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(encoder), "load", lambda self, dtype: None)
+    with pytest.raises(ValueError, match=r"\.load returns None; it must return the loaded nn\.Module"):
+        loaded(encoder, torch.float32)
+
+
 def test_checkpoint_of_another_family_is_refused_by_name(find: Find, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"visual_encoder .*'siglip_vision_model'; ClipVision reads clip or"):
         _ = ClipVision(str(find("siglip"))).side_px
