@@ -148,7 +148,9 @@ class Evaluator(Callback):
         if self.windows is not None:
             identity["evaluator.windows"] = asdict(self.windows)
         if trainer.ckpt_path is not None and (path := Path(trainer.ckpt_path)).is_file():
-            identity["checkpoint"] = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+            path, run = path.resolve(), self._folder.resolve()
+            name = path.relative_to(run) if path.is_relative_to(run) else path  # a run may be moved or copied
+            identity["checkpoint"] = [str(name), path.stat().st_size, path.stat().st_mtime_ns]
         plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
         return plain
 

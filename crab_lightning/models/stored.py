@@ -149,7 +149,9 @@ class StoredModule(Answering):
         """
         path = Path(checkpoint_path)
         if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}; give the .ckpt file of a run")
+            inside = path / "checkpoints" / "last.ckpt"
+            give = str(inside) if inside.is_file() else "the .ckpt file of a run"
+            raise FileNotFoundError(f"there is no file {path}; give {give}")
         state = read_tensors(path, map_location or "cpu")
         about = state.get(_METADATA, {})
         own = cls.paradigm or cls.__name__

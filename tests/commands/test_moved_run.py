@@ -31,6 +31,9 @@ def test_copied_run_of_relative_paths_works_from_another_folder_and_writes_where
     assert main(["test", "--ckpt_path", "../copy"]) == 0
     assert (tmp_path / "copy/predictions/ave.jsonl").is_file()
     assert not (home / "run/predictions/ave.jsonl").is_file()
+    shutil.copytree(tmp_path / "copy", tmp_path / "again")
+    assert main(["test", "--ckpt_path", "../again"]) == 0
+    assert not (tmp_path / "again/earlier").exists()  # it is the same test
     clip = next((small["mini"] / "AVUIE_2/ave").glob("video/**/*.mp4"))
     capsys.readouterr()
     assert main(["ask", "--checkpoint", "../copy", "--video", str(clip), "--task", "event_localization"]) == 0
