@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,7 +81,7 @@ def one_config(words: list[str], function: str = "fit") -> Given:
     """
     _check_words(words, function)
     names, rest = take(words, ("--config", "-c"))
-    rest = _classes_first(rest)
+    rest = _classes_first(_with_paths(rest))
     stored: Path | None = None
     given, others = take(rest, ("--ckpt_path",))
     checkpoint = given[-1] if given else None  # the parser, too, takes the last one
@@ -117,6 +118,15 @@ def one_config(words: list[str], function: str = "fit") -> Given:
     name = repo or content.get("run", {}).get("name") or find_config(names[0]).stem
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return Given(["--config", text, *rest], name, names)
+
+
+_HELPED = {"--model.help": "crab_lightning.models.{}", "--data.tasks.help": "crab_lightning.tasks.{}"}
+
+
+def _with_paths(words: Sequence[str]) -> list[str]:
+    """Return the options with the import path of a class whose name alone follows an option for help."""
+    pairs = pairwise(["", *words])
+    return [_HELPED.get(option, "{}").format(word) if word.isidentifier() else word for option, word in pairs]
 
 
 def _classes_first(words: Sequence[str]) -> list[str]:

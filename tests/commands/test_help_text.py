@@ -34,6 +34,23 @@ def test_shortened_option_is_refused_by_name(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.help", "OmniModule"], "--model.adapter"),
+        (["--model.help", "crab_lightning.models.OmniModule"], "--model.adapter"),
+        (["--data.tasks.help", "Captioning"], "--data.tasks.tokenizer"),
+    ],
+)
+def test_a_class_is_helped_by_its_name(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *words])
+    assert not stop.value.code
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["plan", "build import", "data check"])
 def test_help_fits_a_terminal_and_keeps_paragraphs_and_lists(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
