@@ -103,6 +103,11 @@ def test_errors_name_arguments_and_no_options(
     assert "--" not in str(caught.value)
 
 
+def test_a_misspelt_setting_of_the_data_is_named(small: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=r"there is no key 'data\.roott' \(did you mean 'data\.root'\?\)$"):
+        load_data("data/av_uie_v2.yaml", roott=small["mini"])
+
+
 def test_several_threads_may_ask(run: Path, small: dict[str, Path]) -> None:
     loaded = load_run(run, device="cpu")
     with ThreadPoolExecutor(4) as pool:

@@ -19,7 +19,7 @@ from crab_lightning.configuration.allowed_code import (
     object_of,
 )
 from crab_lightning.configuration.files import ConfigError
-from crab_lightning.configuration.parser_messages import plainly, refusal, refuse_unread, useful
+from crab_lightning.configuration.parser_messages import plainly, refusal, refuse_unread, unknown_key, useful
 from crab_lightning.configuration.wrong_values import no_such_class
 
 
@@ -57,7 +57,8 @@ def objects_of(
             parsed = parser.parse_object(deepcopy(given))  # the parser changes the object that it gets
             refuse_unread(parser, given, parsed, places)
         except ArgumentError as err:
-            raise ConfigError(refusal(str(err), content, places) or useful(str(err))) from err
+            said = refusal(str(err), content, places) or unknown_key(str(err), parser)
+            raise ConfigError(said or useful(str(err))) from err
         check_classes(parsed)
         return parser.instantiate_classes(parsed)
 

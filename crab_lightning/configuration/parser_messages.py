@@ -55,12 +55,8 @@ def explained(message: str, parser: Any, words: Sequence[str], places: Mapping[s
     """
     if said := refusal(message, content_of(words), places):
         return said
-    if found := _UNKNOWN.search(message):
-        name = ".".join(part for part in found.groups() if part)
-        known = list(parser.get_defaults().keys())
-        return (
-            f"there is no key '{name}'{_closest(name, known)}; `python {parser.prog} --help` lists the keys"
-        )
+    if said := unknown_key(message, parser):
+        return f"{said}; `python {parser.prog} --help` lists the keys"
     if found := _LACKING.search(message):
         if "--config" not in words:
             return _no_config(words, parser.prog, found[1])
@@ -99,6 +95,14 @@ def refusal(message: str, content: Mapping[str, Any], places: Mapping[str, Any])
     if _LACKING_OF_ROW.search(message):
         return _unknown_row((content.get("data") or content)["datasets"])
     return None
+
+
+def unknown_key(message: str, parser: Any) -> str | None:
+    """Return an error that names the unknown key of a message of jsonargparse, or ``None`` if it has none."""
+    if not (found := _UNKNOWN.search(message)):
+        return None
+    name = ".".join(part for part in found.groups() if part)
+    return f"there is no key '{name}'{_closest(name, list(parser.get_defaults().keys()))}"
 
 
 def useful(message: str) -> str:
