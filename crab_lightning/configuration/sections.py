@@ -10,6 +10,7 @@ from typing import Any
 
 from crab_lightning.configuration.files import ConfigError, compose, found_path, naming_file
 from crab_lightning.configuration.objects import class_of, objects_of
+from crab_lightning.configuration.wrong_values import first_wrong
 from crab_lightning.data import AVDataModule, has_test, read_manifest
 from crab_lightning.data.manifests.files import manifest_path
 from crab_lightning.data.manifests.keys import check_datasets, chosen_datasets
@@ -18,14 +19,25 @@ from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task
 
+_SECTIONS = (
+    "seed_everything", "trainer", "model", "data", "evaluator", "nonfinite", "checkpoint", "run", "only",
+    "ckpt_path",
+)  # fmt: skip
 _MODEL_PATHS = (
     "pretrained", "vision", "beats", "load_adapter", "visual_connector", "audio_connector", "chat_template",
 )  # fmt: skip
 
 
 def data_section(config: str) -> dict[str, Any]:
-    """Return the section ``data`` of a config, or the whole config if it has no such section."""
+    """Return the section ``data`` of a config, or the whole config if it has no such section.
+
+    Raises:
+        ConfigError: If the config has a section that no run has.
+    """
     content = compose([config])
+    for key in content if "data" in content else ():
+        if key not in _SECTIONS:
+            raise ConfigError(f"{config}: there is no key {key!r}{did_you_mean(key, _SECTIONS)}")
     return dict(content.get("data", content))
 
 
@@ -45,6 +57,13 @@ def tasks_and_datasets(
     if "datasets" not in content:
         raise ConfigError(f"{config} has no datasets, at its top or under `data`")
     content["tasks"] = compose(["data/av_uie_v2.yaml"])["tasks"] | content.get("tasks", {})
+    rest = {key: value for key, value in content.items() if key not in ("tasks", "datasets")}
+    keys = inspect.signature(AVDataModule).parameters
+    with naming_file([config]):
+        if unknown := [key for key in rest if key not in keys]:
+            raise ConfigError(f"there is no key 'data.{unknown[0]}'{did_you_mean(unknown[0], keys)}")
+        if said := first_wrong({"data": rest}, {"data": AVDataModule}):
+            raise ConfigError(said)
     places = {"tasks": dict[str, Task], "datasets": dict[str, DatasetSpec]}  # type: ignore[type-arg]
     made = objects_of(content, places, [config])
     tasks, datasets = dict(made.tasks), dict(made.datasets)
@@ -52,9 +71,9 @@ def tasks_and_datasets(
         check_datasets(tasks, datasets)
         if chosen is None:
             return tasks, chosen_datasets(datasets, content.get("only"))
-    if unknown := [name for name in chosen if name not in datasets]:
-        near = did_you_mean(unknown[0], datasets)
-        raise ConfigError(f"--only names {', '.join(unknown)}{near}; {config} has: {', '.join(datasets)}")
+    if lost := [name for name in chosen if name not in datasets]:
+        near = did_you_mean(lost[0], datasets)
+        raise ConfigError(f"--only names {', '.join(lost)}{near}; {config} has: {', '.join(datasets)}")
     return tasks, {name: row for name, row in datasets.items() if name in chosen}
 
 

@@ -316,3 +316,19 @@ def test_without_a_config_the_error_says_what_to_give(
     (tmp_path / "README.md").write_text("text")
     said = error_of(capsys, ["test", "--ckpt_path", str(tmp_path / "README.md")])
     assert "README.md: this is neither a run folder nor a checkpoint" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{include: demo.yaml, modle: {}}", "there is no key 'modle' (did you mean 'model'?)"),
+        ("data: {include: data/av_uie_v2.yaml, val_file: x}", "there is no key 'data.val_file'"),
+        ("data: {include: data/av_uie_v2.yaml, only: ave}", "data.only is 'ave'; it must be a list, or null"),
+    ],
+)
+def test_data_check_refuses_the_keys_that_fit_refuses(
+    content: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config := tmp_path / "mine.yaml").write_text(content)
+    assert main(["data", "check", "--root", str(tmp_path), "--config", str(config), "--workers", "0"]) == 1
+    assert said in capsys.readouterr().err
