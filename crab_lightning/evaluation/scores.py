@@ -28,7 +28,7 @@ from crab_lightning.evaluation.metric_values import (
 from crab_lightning.metrics import Calibration
 from crab_lightning.metrics.scale import entry_scales
 from crab_lightning.structures import ClipWindow, DatasetSpec, Media, Prediction, Sample
-from crab_lightning.tasks.base import EXPLAINED, Task, parse_answer
+from crab_lightning.tasks.base import Task, parse_answer
 
 COUNTS = (
     "scored",
@@ -48,6 +48,10 @@ COUNTS = (
 """Names of the sums that are added over processes, in the order of :meth:`DatasetScores.sums`."""
 
 _ROUNDING = 1e-6
+EXPLAINED = (
+    "the prompts explained the answer format, and the released prompts do not, so these scores are not "
+    "comparable with scores under the released prompts"
+)
 
 
 class DatasetScores:

@@ -37,11 +37,6 @@ NO_CLASS = (
     "Correct the rows, or the columns that the dataset's entry names"
 )
 
-EXPLAINED = (
-    "the prompts explained the answer format, and the released prompts do not, so these scores are not "
-    "comparable with scores under the released prompts"
-)
-
 
 class Task(ABC, Generic[AnswerT]):
     """A task: it makes the prompt and the target text of a sample, and reads and scores the answer.
@@ -114,10 +109,15 @@ class Task(ABC, Generic[AnswerT]):
                 in the same format, which :meth:`parse` can read.
 
         Raises:
-            ValueError: If the manifest has no such text for the sample, or the policy is unknown.
+            ValueError: If the manifest or :meth:`direct` gives no text, or the policy is unknown.
         """
         if policy == "direct":
-            return self.direct(sample)
+            if not isinstance(text := self.direct(sample), str):
+                raise ValueError(
+                    f"{describe(sample)}: {type(self).__name__}.direct returns {text!r:.60}; it must return"
+                    " the answer as a text"
+                )
+            return text
         if policy != "reasoning":
             raise ValueError(f"the target policy is {policy!r}; it must be 'reasoning' or 'direct'")
         if sample.target is None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -15,11 +16,13 @@ import pytest
 from crab_lightning.data.check.files import FileJob, Findings, inspect_file
 from crab_lightning.data.check.pool import Failure, run_isolated
 from crab_lightning.data.check.report import CheckReport
+from crab_lightning.data.check.rows import check_annotations
 from crab_lightning.data.check.run import check_root
 from crab_lightning.media import write_video
 from crab_lightning.structures import AudioWindow, DatasetSpec
 from crab_lightning.tasks import ActionRecognition, EventLocalization, Segmentation
 from tests.data.trees import manifest, write_file, write_tree
+from tests.evaluation.fakes import CLASSES, Naming, sample
 from tests.media.clips import moving_texture, tone
 
 TASKS: dict[str, Any] = {
@@ -122,6 +125,38 @@ def test_an_answer_that_contradicts_its_annotation_is_a_warning(root: Path) -> N
     report = check(root, "ks")
     assert kinds(report) == []
     assert ("contradiction", 1) in [(p.kind, p.row) for p in report.problems]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "level", "said"),
+    [
+        (
+            {"direct": lambda *_: None},
+            "error",
+            r"Wrong\.direct returns None; it must return",
+        ),
+        ({"direct": lambda *_: 3}, "error", r"Wrong\.direct returns 3; it must return"),
+        (
+            {"truth": lambda *_: "dog"},
+            "warning",
+            r"parse returns a value of type int, and Wrong\.truth one of type str",
+        ),
+        ({"truth": lambda *_: 2}, "warning", "the annotation 'horn'"),
+    ],
+)
+def test_a_method_of_a_task_that_returns_something_else_is_named(
+    wrong: dict[str, Any], level: str, said: str
+) -> None:
+    shown = {"jsonable": lambda self, answer: CLASSES[answer] if isinstance(answer, int) else answer}
+    task = type("Wrong", (Naming,), {**shown, **wrong})()
+    row = sample("a", 0, "train", "", "dog")
+    (found,) = check_annotations(task, [row], DatasetSpec("naming", "x"))
+    assert found.level == level
+    assert re.search(said, found.message)
+    assert ("of type" in found.message) == ("of type" in said)
+    if level == "error":
+        with pytest.raises(ValueError, match=said):
+            task.target(row, "direct")
 
 
 def test_frames_that_cannot_be_decoded_are_named(root: Path) -> None:

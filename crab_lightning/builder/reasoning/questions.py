@@ -154,7 +154,7 @@ def known_truth(sample: Sample, spec: DatasetSpec, task: Task[Any]) -> tuple[str
     Raises:
         ValueError: If the row has no right answer, or if the parser does not read it from its own text.
     """
-    answer, truth = task.direct(sample), task.truth(sample, spec)
+    answer, truth = task.target(sample, "direct"), task.truth(sample, spec)
     read = task.parse(answer, sample, spec)
     if read is None or read != truth:
         raise ValueError(

@@ -239,7 +239,7 @@ class Work:
                 lost.append((verdict.source, verdict.id, verdict.reasons[-1]))
                 if weak or self.settings.discarded == "drop":
                     continue
-                text, policy = self.task.direct(sample), "direct"
+                text, policy = self.task.target(sample, "direct"), "direct"
             else:
                 text, policy = verdict.text, "direct" if verdict.length == "direct" else "reasoning"
             if weak:

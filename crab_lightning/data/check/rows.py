@@ -58,7 +58,7 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
             unknown += truth is None
             written = sample.target
             if sample.target is not None or sample.split != "test":
-                direct = task.direct(sample)
+                direct = task.target(sample, "direct")
                 # Without a text, the target is the answer alone.
                 written = direct if spec.target == "direct" else sample.target or direct
             answer = None if written is None else parse_answer(task, written, sample, spec)
@@ -93,11 +93,16 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
                     yield _problem(sample, "mask", f"row {sample.row}: {err}")
                 continue
             if score is not None and best is not None and score < best:
+                of, made, true = type(task).__name__, type(answer).__name__, type(truth).__name__
+                types = f"; {of}.parse returns a value of type {made}, and {of}.truth one of type {true}"
+                types += ". If no two of them are equal, let both return the same type"
                 yield _problem(
                     sample,
                     "contradiction",
                     f"row {sample.row}: the target {_cut(written)} gives "
-                    f"{_cut(task.jsonable(answer))}, the annotation {_cut(task.jsonable(truth))}",
+                    f"{_cut(task.jsonable(answer))}, the annotation {_cut(task.jsonable(truth))}"
+                    + types
+                    * (made != true),
                     level="warning",
                 )
     yield from _without_truth(task, samples, unknown)

@@ -155,7 +155,7 @@ class RowReader:
             made = fields.pop("target", None)  # from the answer, the box or the points
             target = sample.target or made
             sample = replace(sample, fields=fields, target=target)
-            sample = sample if target is not None else replace(sample, target=task.direct(sample))
+            sample = sample if target is not None else replace(sample, target=task.target(sample, "direct"))
             if sample.conversation is None:
                 task.prompt(sample)  # this raises an error if the number of files does not fit the task
         except KeyError as err:
