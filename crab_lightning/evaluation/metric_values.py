@@ -39,6 +39,34 @@ def new_metrics(dataset: str, task: Task[Any], spec: DatasetSpec) -> MetricColle
     return made
 
 
+def refuse_lost_values(dataset: str, metrics: MetricCollection, fresh: MetricCollection) -> None:
+    """Refuse metrics that keep a result outside their states, because processes exchange only states.
+
+    Args:
+        dataset: Key of the dataset.
+        metrics: Metrics that have been updated.
+        fresh: New metrics of the same kind.
+
+    Raises:
+        ValueError: If an update has changed a tensor, or a number, that is no state.
+    """
+    for (name, metric), new in zip(metrics.items(copy_state=False), fresh.values(), strict=True):
+        for key, first in vars(new).items():
+            # Numbers whose names begin with "_" are those of torchmetrics, such as the number of updates.
+            kept = isinstance(first, Tensor) or (isinstance(first, float | int) and key[0] != "_")
+            if not kept or key in metric.metric_state:
+                continue
+            before, after = (
+                v.tolist() if isinstance(v, Tensor) else v for v in (first, getattr(metric, key))
+            )
+            if repr(before) != repr(after):
+                raise ValueError(
+                    f"data.datasets.{dataset}: update changes {key!r} of the metric {name!r}"
+                    f" ({type(metric).__name__}), which is no state, so its value would be lost between"
+                    " processes. Make it with add_state (or add_sum of BenchmarkMetric)"
+                )
+
+
 def check_metrics(dataset: str, task: Task[Any], spec: DatasetSpec) -> None:
     """Check the metrics of a dataset before a run, which would otherwise end at its first scores.
 

@@ -22,6 +22,7 @@ from crab_lightning.evaluation.metric_values import (
     computed,
     finite,
     new_metrics,
+    refuse_lost_values,
     refuse_skipping,
     updates,
 )
@@ -240,7 +241,7 @@ class DatasetScores:
 
         Raises:
             ValueError: If the task names a primary metric that its metrics do not have, or a metric cannot be
-                computed.
+                computed or keeps a result outside its states.
         """
         total = dict(zip(COUNTS, sums, strict=True))
         counts = {
@@ -251,6 +252,7 @@ class DatasetScores:
         scored = counts["scored"] > 0
         baseline = scored and self.majority_answer is not None
         headline = self.task.headline(self.spec)
+        refuse_lost_values(self.dataset, self.strict, new_metrics(self.dataset, self.task, self.spec))
         strict = self._computed(self.strict, device) if scored else {}
         if strict:
             where = check_headline(self.dataset, self.task, self.spec, strict)

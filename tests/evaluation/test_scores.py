@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torchmetrics import MetricCollection
 
 from crab_lightning.commands.errors import one_text
 from crab_lightning.evaluation.long_clips import LongClips, parts_of
 from crab_lightning.evaluation.scores import DatasetScores
+from crab_lightning.metrics import Accuracy
 from crab_lightning.structures import ClipWindow, DatasetSpec, Prediction, Sample
 from crab_lightning.tasks import EventLocalization
+from tests.evaluation.fakes import Naming, sample
 
 SPEC = DatasetSpec("events", "ave", classes=["dog"])
 
@@ -109,3 +114,29 @@ def test_the_windows_of_a_record_know_whether_their_answer_was_cut_off() -> None
     assert first is not None
     assert first.truncated
     assert (second, window.start_s, window.whole_s) == (None, 10.0, 20.0)
+
+
+@pytest.mark.parametrize("first", [torch.tensor(0), 0], ids=["tensor", "number"])
+def test_a_metric_with_a_result_outside_its_states_is_refused(first: Any) -> None:
+    class Loose(Accuracy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.constant = torch.tensor([1.0, math.nan])  # may stay, because no update changes it
+            self.hits = first
+
+        def update(self, pred: torch.Tensor, target: torch.Tensor) -> None:
+            super().update(pred, target)
+            self.hits = self.hits + int(pred == target)
+
+    def scored(times_right: int) -> dict[str, Any]:
+        task = type("Guest", (Naming,), {"metrics": lambda *_: MetricCollection({"accuracy": Loose()})})()
+        scores = DatasetScores("a", task, DatasetSpec("naming", "x"))
+        scores.add(Prediction(sample("a", 0, "val", "", "dog"), "bell", 1, False))
+        for key in range(times_right):
+            scores.add(Prediction(sample("a", key + 1, "val", "", "dog"), "dog", 1, False))
+        return scores.result(scores.sums(), None)
+
+    assert scored(0)["strict"] == {"accuracy": 0.0}
+    said = r"data\.datasets\.a: update changes 'hits' of the metric 'accuracy' \(Loose\), which is no state"
+    with pytest.raises(ValueError, match=said):
+        scored(1)
