@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
-from crab_lightning.metrics.scale import check_scales, read_scale
+from crab_lightning.metrics import BenchmarkMetric
+from crab_lightning.metrics.scale import PERCENT, check_scales, read_scale
 from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task
@@ -71,12 +72,14 @@ def check_metrics(dataset: str, task: Task[Any], spec: DatasetSpec) -> None:
     """Check the metrics of a dataset before a run, which would otherwise end at its first scores.
 
     Raises:
-        ValueError: If ``metrics`` returns something else, a metric states a wrong scale, or ``headline``
-            names none of their values.
+        ValueError: If ``metrics`` returns something else, a metric states a wrong scale or a unit without a
+            direction, or ``headline`` names none of their values.
     """
     metrics = new_metrics(dataset, task, spec)
     try:
         check_scales(metrics)
+        for metric in metrics.values():
+            _check_direction(metric)
     except (TypeError, ValueError) as err:
         raise ValueError(f"data.datasets.{dataset}: a metric of the task {spec.task!r}: {err}") from err
     for metric in metrics.values():
@@ -86,6 +89,17 @@ def check_metrics(dataset: str, task: Task[Any], spec: DatasetSpec) -> None:
     except Exception:  # some metrics of torchmetrics have no values, and no keys, before the first answer
         return
     check_headline(dataset, task, spec, values)
+
+
+def _check_direction(metric: Any) -> None:
+    unit = getattr(getattr(metric, "scale", None), "unit", PERCENT)
+    stating = next(kind for kind in type(metric).__mro__ if "higher_is_better" in vars(kind))
+    stated = stating not in (Metric, BenchmarkMetric) or "higher_is_better" in vars(metric)
+    if unit not in (PERCENT, "") and metric.scale.higher_is_better and not stated:
+        raise ValueError(
+            f"{type(metric).__name__} has values in the unit {unit!r}, and does not state which are better."
+            " Write higher_is_better = False (for an error, for example) or True into the class"
+        )
 
 
 def check_headline(dataset: str, task: Task[Any], spec: DatasetSpec, values: Mapping[str, Any]) -> str:

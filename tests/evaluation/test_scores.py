@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from crab_lightning.commands.errors import one_text
 from crab_lightning.evaluation.long_clips import LongClips, parts_of
+from crab_lightning.evaluation.metric_values import check_metrics
 from crab_lightning.evaluation.scores import DatasetScores
-from crab_lightning.metrics import Accuracy
+from crab_lightning.metrics import Accuracy, BenchmarkMetric, Scale
 from crab_lightning.structures import ClipWindow, DatasetSpec, Prediction, Sample
 from crab_lightning.tasks import EventLocalization
 from tests.evaluation.fakes import Naming, sample
@@ -140,3 +142,30 @@ def test_a_metric_with_a_result_outside_its_states_is_refused(first: Any) -> Non
     said = r"data\.datasets\.a: update changes 'hits' of the metric 'accuracy' \(Loose\), which is no state"
     with pytest.raises(ValueError, match=said):
         scored(1)
+
+
+@pytest.mark.parametrize(
+    ("stated", "fails"),
+    [
+        ({"scale": Scale(high=5, unit="s")}, True),
+        ({"scale": Scale(high=5, unit="s"), "higher_is_better": True}, False),
+        ({"scale": Scale(high=5, unit="s"), "higher_is_better": False}, False),
+        ({"scale": Scale(high=5, unit="s", higher_is_better=False)}, False),
+        ({"scale": Scale(high=5, unit="")}, False),
+        ({"scale": Scale(high=5)}, False),
+    ],
+)
+@pytest.mark.parametrize("base", [BenchmarkMetric, Metric])
+def test_a_metric_with_a_unit_states_its_direction(
+    stated: dict[str, Any], fails: bool, base: type[Metric]
+) -> None:
+    def init(self: Any) -> None:
+        base.__init__(self)
+        self.add_state("count", torch.tensor(0))
+
+    body = {"__init__": init, "update": lambda *_: None, "compute": lambda self: self.count, **stated}
+    made: Any = type("Delay", (base,), body)
+    task = type("Guest", (Naming,), {"metrics": lambda *_: MetricCollection({"accuracy": made()})})()
+    said = "data.datasets.a: .*Delay has values in the unit 's', and does not state which are better"
+    with pytest.raises(ValueError, match=said) if fails else nullcontext():
+        check_metrics("a", task, DatasetSpec("naming", "x"))
