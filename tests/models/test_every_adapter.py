@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -20,7 +17,6 @@ from torch import nn
 from crab_lightning.adapters import (
     ADAPTERS,
     AdapterConfig,
-    AdapterError,
     LoRALinear,
     announce_batch,
     read_adapter_config,
@@ -276,92 +272,6 @@ def test_a_run_config_that_lists_the_keys_of_all_kinds_still_loads(
             assert main(words) == 1
         assert f"error: {run}/config.yaml: " in (said := capsys.readouterr().err)
         assert "adapter.kind is 'scaled'" in said
-
-
-def test_another_package_adds_a_kind_with_one_file_and_an_entry_point(tmp_path: Path) -> None:
-    # In a process of its own: there the module of the kind is imported before those that it imports itself.
-    (tmp_path / "their_package.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from typing import Literal\n"
-        "from crab_lightning.adapters import AdapterConfig, LoRALinear\n"
-        "from crab_lightning.models import OmniModule\n"  # a package may hold more than the kind
-        "@dataclass\n"
-        "class ScaledConfig(AdapterConfig):\n"
-        '    """adds its update several times.\n\n'
-        "    Args:\n"
-        "        times: How often.\n"
-        '    """\n'
-        '    decisive = (*AdapterConfig.decisive, "times")\n'
-        '    kind: Literal["scaled"] = "scaled"\n'
-        "    times: int = 2\n"
-        "class ScaledLinear(LoRALinear):\n"
-        "    config_class = ScaledConfig\n"
-        "    def add_parameters(self):\n"
-        "        self.gain_of_all = self._parameter()\n"
-        "    def reset_parameters(self):\n"
-        "        super().reset_parameters()\n"
-        "        self.gain_of_all.detach().fill_(1.5)\n"
-        "    def update(self, x):\n"
-        "        scale = self.config.times * self.scaling * self.gain_of_all\n"
-        "        return scale * self.dropped(x) @ self.lora_A.T @ self.lora_B.T\n"
-    )
-    info = tmp_path / "their_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their_package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[crab_lightning.adapters]\nscaled = their_package:ScaledLinear\n")
-    code = (
-        "import torch\n"
-        "from torch import nn\n"
-        "from crab_lightning.commands import main\n"
-        "kind = ['--model.init_args.adapter.kind=scaled', '--model.init_args.adapter.times=3']\n"
-        "assert main(['plan', '--config', 'demo.yaml', *kind]) == 0\n"
-        "from crab_lightning.adapters import AdapterConfig, insert_adapters\n"
-        "from crab_lightning.adapters import read_adapter_config, save_adapters\n"
-        "assert 'scaled' in AdapterConfig.__doc__\n"
-        "model = nn.ModuleDict({'language_model': nn.ModuleDict({'q_proj': nn.Linear(8, 20)})})\n"
-        "config = AdapterConfig(kind='scaled', times=3, target_modules=['q_proj'])\n"
-        "insert_adapters(model, config)\n"
-        "assert model['language_model']['q_proj'](torch.randn(2, 3, 8)).shape == (2, 3, 20)\n"
-        "save_adapters(model, 'saved', {})\n"
-        "assert read_adapter_config('saved') == config\n"
-        "assert main(['adapter', 'inspect', 'saved']) == 0\n"
-    )
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(
-        words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True, text=True
-    )
-    assert "\ntimes: 3\n" in done.stdout
-    assert "\nlanguage: max|gain_of_all| 1.5\n" in done.stdout
-    with pytest.raises(
-        AdapterError, match=r"adapter\.kind is 'scaled'.*another package adds this kind, install that"
-    ):
-        read_adapter_config(tmp_path / "saved")
-
-
-def test_a_broken_package_stops_only_runs_that_need_its_kind(tmp_path: Path) -> None:
-    (tmp_path / "broken_package.py").write_text("import no_such_thing\n")
-    info = tmp_path / "broken_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken_package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[crab_lightning.adapters]\nodd = broken_package:Odd\n")
-    code = (
-        "from crab_lightning.adapters import AdapterConfig\n"
-        "assert AdapterConfig(kind='lora').kind == 'lora'\n"
-        "try:\n"
-        "    AdapterConfig(kind='odd')\n"
-        "except ValueError as err:\n"
-        "    print(err)\n"
-    )
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(
-        words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True, text=True
-    )
-    said = "an installed package adds the adapter kind 'odd' ('broken_package:Odd'), which cannot be loaded"
-    assert said in done.stdout
-    assert "No module named 'no_such_thing'" in done.stdout
-    assert done.stderr.count(said) == 1
 
 
 def test_a_kind_that_would_be_lost_when_it_is_saved_or_loaded_is_refused() -> None:

@@ -26,8 +26,6 @@ from crab_lightning.spelling import did_you_mean
 
 ADAPTERS: dict[str, type[LoRALinear]] = {}
 ENTRY_POINTS = "crab_lightning.adapters"
-_BROKEN: list[str] = []
-"""A sentence about each kind of an installed package that cannot be loaded."""
 
 
 def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:
@@ -142,7 +140,7 @@ def own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in ADAPTERS:
         raise ValueError(
             f"adapter.kind is {kind!r}{did_you_mean(kind, ADAPTERS)}; known: {', '.join(ADAPTERS)}. "
-            + ". ".join([AdapterConfig.value_advice["kind"], *_BROKEN])
+            + AdapterConfig.value_advice["kind"]
         )
     names = _names(ADAPTERS[kind].config_class)
     return {key: value for key, value in values.items() if key in names}
@@ -228,11 +226,13 @@ def load_installed_kinds() -> None:
         try:
             register_adapter(point.load())
         except Exception as err:
-            _BROKEN.append(
+            told = (
                 f"an installed package adds the adapter kind {point.name!r} ({point.value!r}), which cannot"
                 f" be loaded ({type(err).__name__}: {err}); repair or remove that package"
             )
-            warnings.warn(_BROKEN[-1], stacklevel=2)
+            warnings.warn(told, stacklevel=2)
+            advice = f"{AdapterConfig.value_advice['kind']}. {told[0].upper()}{told[1:]}"
+            AdapterConfig.value_advice = {**AdapterConfig.value_advice, "kind": advice}
 
 
 for _module in sorted(iter_modules(__path__), key=lambda m: m.name):
