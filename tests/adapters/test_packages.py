@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -105,3 +107,25 @@ def test_a_broken_package_stops_only_runs_that_need_its_kind(tmp_path: Path) -> 
     assert done.stderr.count(f"arning: a{said}") == 1
     error = done.stderr.partition("error: ")[2]
     assert f"A{said} (ModuleNotFoundError" in error
+
+
+def test_the_package_on_the_contributing_page_is_installed_and_its_tests_pass(tmp_path: Path) -> None:
+    page = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = [dedent(block) for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", page, re.MULTILINE)]
+    (project,) = (block for block in blocks if "[build-system]" in block)
+    (tests,) = (block for block in blocks if "import try_layer" in block)
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(project)
+    (source / "their_package.py").write_text(
+        f"{SCALED}from tests.evaluation.fakes import Naming as Counting\n"
+    )
+    pip = ("-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(site))
+    done = run_in(tmp_path, *pip, str(source))
+    assert done.returncode == 0, done.stderr
+    (site / "test_theirs.py").write_text(tests)
+    done = run_in(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_theirs.py")
+    assert "2 passed" in done.stdout, done.stdout
+    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(REPO), "-k", "scaled and saved")
+    done = run_in(site, *words, str(REPO / "tests/models/test_every_adapter.py"))
+    assert "1 passed" in done.stdout, done.stdout

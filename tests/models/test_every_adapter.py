@@ -22,7 +22,7 @@ from crab_lightning.adapters import (
     read_adapter_config,
     record_routes,
 )
-from crab_lightning.adapters.kinds import all_keys, register_adapter
+from crab_lightning.adapters.kinds import all_keys, load_installed_kinds, register_adapter
 from crab_lightning.commands import main
 from crab_lightning.distributed.shard_files import draw_adapters
 from crab_lightning.inference.loading import load_run
@@ -32,6 +32,7 @@ from tests.adapters.test_insert import Thinker
 from tests.distributed.sharded_fit import of_kind
 from tests.models.conftest import Build
 
+load_installed_kinds()
 KINDS = sorted(ADAPTERS)
 
 

@@ -21,7 +21,6 @@ from docstring_parser import parse
 
 from crab_lightning.adapters.config import AdapterConfig
 from crab_lightning.adapters.kinds.lora import LoRALinear
-from crab_lightning.adapters.trial import try_layer
 from crab_lightning.spelling import did_you_mean
 
 ADAPTERS: dict[str, type[LoRALinear]] = {}
@@ -42,6 +41,8 @@ def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:
             another default, the config class is not a dataclass or names no kind, ``decisive`` is missing or
             names something that is not a key, or a trial of the layer fails (:func:`~.trial.try_layer`).
     """
+    from crab_lightning.adapters.trial import try_layer  # it imports this module, and may be imported first
+
     _kind_of(layer)
     try_layer(layer)
     _add(layer)
