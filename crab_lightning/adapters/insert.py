@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from crab_lightning.adapters.batch import AnnouncedBatch, share_batch
@@ -208,3 +210,42 @@ def _nothing_matches(pattern: str, candidates: dict[str, nn.Module], matches: li
             "adapter.expert_rank"
         )
     return message
+
+
+def draw_adapters(model: nn.Module) -> None:
+    """Give storage and first values to adapters around a base model without storage.
+
+    Every process makes all adapters, which are small, and so they have the same values on every process.
+
+    Raises:
+        ValueError: If an adapter kind gives one of its parameters or buffers no first value, or needs the
+            base weights for the first values.
+    """
+    for module in model.modules():
+        if not isinstance(module, LoRALinear):
+            continue
+        made = []
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                empty = torch.full_like(parameter, math.nan, device="cpu")
+                setattr(module, name, nn.Parameter(empty, parameter.requires_grad))
+                made.append(name)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                fill = math.nan if buffer.is_floating_point() else 0
+                setattr(module, name, torch.full_like(buffer, fill, device="cpu"))
+                made.append(name)
+        place = f"{type(module).__module__}.{type(module).__qualname__}.reset_parameters"
+        try:
+            module.reset_parameters()
+        except NotImplementedError as err:  # torch raises it for a tensor without storage
+            raise ValueError(
+                f"{place} reads weights that a sharded model does not have yet ({err}). "
+                "Let `update` read them"
+            ) from err
+        for name in made:
+            if getattr(module, name).isnan().any():
+                raise ValueError(
+                    f"{place} gives {name} no value, so its first value would be random. Make it in"
+                    " add_parameters, call super().reset_parameters() and set its first value"
+                )

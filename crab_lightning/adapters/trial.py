@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crab_lightning.adapters.batch import Places
+from crab_lightning.adapters.insert import draw_adapters
 from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.structures import AUDIO, TEXT, VISUAL
 
@@ -24,8 +24,8 @@ def try_layer(kind: type[LoRALinear]) -> None:
         kind: The layer class.
 
     Raises:
-        ValueError: If the layer cannot be made or run; if it has a weight without a first value, a first
-            value that depends on the base weights, a tensor that is no parameter, or parameters that no
+        ValueError: If the layer cannot be made or run; if a weight or a buffer has no first value, or one
+            that depends on the base weights; if it has a tensor that is no parameter, or parameters that no
             method of it reads; or if its first output is not that of its base.
     """
     name = f"{kind.__module__}.{kind.__qualname__}"
@@ -45,7 +45,7 @@ def try_layer(kind: type[LoRALinear]) -> None:
 
 
 def _try(layer: LoRALinear, name: str) -> None:
-    own = {key: weight for key, weight in layer.named_parameters(recurse=False)}
+    own = [key for key, _ in layer.named_parameters(recurse=False)]
     known = ("lora_A", "lora_B", "lora_route")
     computes = type(layer).update is not LoRALinear.update or type(layer).forward is not LoRALinear.forward
     if (added := [key for key in own if key not in known]) and not computes:
@@ -56,14 +56,8 @@ def _try(layer: LoRALinear, name: str) -> None:
             " add_parameters with self._parameter, or register it as a buffer with persistent=False"
         )
     with torch.no_grad():
-        for weight in layer.parameters():  # those of the base too
-            weight.fill_(math.nan)
-        layer.reset_parameters()
-        if unset := [key for key, weight in own.items() if weight.isnan().any()]:
-            raise ValueError(
-                f"{name}.reset_parameters gives {unset[0]} no value, or one that depends on the base weights,"
-                " which a sharded model reads later. Call super().reset_parameters() and set the first value"
-            )
+        draw_adapters(layer.to("meta"))
+        layer.base.to_empty(device="cpu")
         nn.init.normal_(layer.base.weight)
         if layer.base.bias is not None:
             nn.init.normal_(layer.base.bias)

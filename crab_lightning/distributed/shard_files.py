@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from crab_lightning.adapters import LoRALinear
 from crab_lightning.adapters.names import unwrapped_name
 from crab_lightning.distributed.local_shards import copy_share
 
@@ -39,45 +37,6 @@ def parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = original  # type: ignore[method-assign]
-
-
-def draw_adapters(model: nn.Module) -> None:
-    """Give storage and first values to adapters around a base model without storage.
-
-    Every process makes all adapters, which are small, and so they have the same values on every process.
-
-    Raises:
-        ValueError: If an adapter kind gives one of its parameters or buffers no first value, or needs the
-            base weights for the first values.
-    """
-    for module in model.modules():
-        if not isinstance(module, LoRALinear):
-            continue
-        made = []
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.is_meta:
-                empty = torch.full_like(parameter, math.nan, device="cpu")
-                setattr(module, name, nn.Parameter(empty, parameter.requires_grad))
-                made.append(name)
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            if buffer.is_meta:
-                fill = math.nan if buffer.is_floating_point() else 0
-                setattr(module, name, torch.full_like(buffer, fill, device="cpu"))
-                made.append(name)
-        try:
-            module.reset_parameters()
-        except NotImplementedError as err:  # torch raises it for a tensor without storage
-            raise ValueError(
-                f"adapter kind {module.config.kind!r}: {type(module).__name__}.reset_parameters reads weights"
-                f" that a sharded model does not have yet ({err}). Let `update` read them"
-            ) from err
-        for name in made:
-            if getattr(module, name).isnan().any():
-                raise ValueError(
-                    f"adapter kind {module.config.kind!r}: {type(module).__name__}.reset_parameters "
-                    f"gives {name} no value, so its first value would be random. Make it in add_parameters "
-                    "and set its first value in reset_parameters"
-                )
 
 
 def fill_shards(

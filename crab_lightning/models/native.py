@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
+from crab_lightning.adapters.insert import draw_adapters
 from crab_lightning.adapters.quantized import four_bit_config
 from crab_lightning.compat import cache_argument, from_config
 from crab_lightning.distributed.every_tower import Unread, unread_patches
-from crab_lightning.distributed.shard_files import draw_adapters, fill_shards, parameters_on_meta
+from crab_lightning.distributed.shard_files import fill_shards, parameters_on_meta
 from crab_lightning.distributed.sharding import shard_device, shards_at_load
 from crab_lightning.encoders.transformers_encoder import load_complete
 from crab_lightning.media import MEL_BINS

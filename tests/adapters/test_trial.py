@@ -48,6 +48,11 @@ def plain_tensor(self: Any) -> None:
     self.gate = torch.ones(self.rank)
 
 
+def buffer_without_value(self: Any) -> None:
+    self.gate = self._parameter(self.rank)
+    self.register_buffer("mask", torch.ones(self.rank), persistent=False)
+
+
 @pytest.mark.parametrize("layer", [Gated, *ADAPTERS.values()], ids=lambda layer: layer.__name__)
 def test_a_sound_kind_passes(layer: type[LoRALinear]) -> None:
     before = torch.random.get_rng_state()
@@ -64,7 +69,8 @@ def test_a_sound_kind_passes(layer: type[LoRALinear]) -> None:
         ("update", lambda self, x: x, r"update returns shape \(1, 3, 6\); it must return"),
         ("update", lambda self, x: x @ x, "fails in a trial .RuntimeError: Expected size"),
         ("reset_parameters", no_first_value, "reset_parameters gives gate no value"),
-        ("reset_parameters", first_value_of_the_base, "or one that depends on the base weights"),
+        ("reset_parameters", first_value_of_the_base, "reset_parameters reads weights that a sharded model"),
+        ("add_parameters", buffer_without_value, "reset_parameters gives mask no value"),
         ("add_parameters", plain_tensor, "gate is a tensor but no parameter, so it is neither trained nor"),
     ],
 )

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from crab_lightning.adapters import AdapterConfig, insert_adapters
-from crab_lightning.distributed.shard_files import draw_adapters, fill_shards, parameters_on_meta
+from crab_lightning.adapters.insert import draw_adapters
+from crab_lightning.distributed.shard_files import fill_shards, parameters_on_meta
 
 CPU = torch.device("cpu")
 

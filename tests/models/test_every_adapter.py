@@ -22,9 +22,9 @@ from crab_lightning.adapters import (
     read_adapter_config,
     record_routes,
 )
+from crab_lightning.adapters.insert import draw_adapters
 from crab_lightning.adapters.kinds import all_keys, load_installed_kinds, register_adapter
 from crab_lightning.commands import main
-from crab_lightning.distributed.shard_files import draw_adapters
 from crab_lightning.inference.loading import load_run
 from crab_lightning.models import OmniModule
 from crab_lightning.structures import Batch
@@ -86,7 +86,7 @@ def test_a_parameter_that_would_begin_with_any_value_is_refused() -> None:
 
     with torch.device("meta"):
         layer = Forgetful(nn.Linear(6, 8), AdapterConfig(kind="lora"))
-    with pytest.raises(ValueError, match=r"'lora': Forgetful\.reset_parameters gives gains no value"):
+    with pytest.raises(ValueError, match=r"Forgetful\.reset_parameters gives gains no value"):
         draw_adapters(layer)
 
 
