@@ -86,6 +86,22 @@ def test_another_package_adds_a_kind_with_one_file_and_an_entry_point(tmp_path: 
         read_adapter_config(tmp_path / "saved")
 
 
+def test_a_fault_in_the_code_of_a_kind_names_its_file(tmp_path: Path) -> None:
+    source = SCALED.replace("    def update(self, x):\n", "    def update(self, x):\n        {}[len(x)]\n")
+    install(tmp_path, "their_package", source, "scaled = their_package:ScaledLinear")
+    code = (
+        "import torch, their_package\n"
+        "from crab_lightning.commands.errors import place_of\n"
+        "layer = their_package.ScaledLinear(torch.nn.Linear(8, 8), their_package.ScaledConfig(rank=2))\n"
+        "try:\n"
+        "    layer(torch.ones(1, 3, 8))\n"
+        "except KeyError as err:\n"
+        "    print(place_of(err))\n"
+    )
+    line = source[: source.index("{}[len")].count("\n") + 1
+    assert run_in(tmp_path, "-c", code).stdout == f"{tmp_path / 'their_package.py'}, line {line}\n"
+
+
 def test_a_broken_package_stops_only_runs_that_need_its_kind(tmp_path: Path) -> None:
     install(tmp_path, "broken_package", "import no_such_thing\n", "odd = broken_package:Odd")
     code = (
