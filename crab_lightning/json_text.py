@@ -7,6 +7,10 @@ from collections import Counter
 from typing import Any, NoReturn
 
 
+class NotJsonError(ValueError):
+    """The syntax is not that of JSON, for example because the text was cut off."""
+
+
 def parse_json(text: str | bytes) -> Any:
     """Parse strict JSON, without repeated keys, NaN and infinite numbers.
 
@@ -14,15 +18,17 @@ def parse_json(text: str | bytes) -> Any:
         text: The whole text of one value.
 
     Raises:
-        ValueError: If it is something else. The message continues a sentence about the text and says what to
-            do about the usual mistakes, for example ``is not JSON: Expecting value at line 2, column 1. JSON
-            has no comments; remove it.``
+        NotJsonError: If the syntax is wrong.
+        ValueError: If a key is repeated, a number is not finite or has too many digits, or the text is nested
+            too deeply. Both messages continue a sentence about the text and say what to do about the usual
+            mistakes, for example ``is not JSON: Expecting value at line 2, column 1. JSON has no comments;
+            remove it.``
     """
     try:
         return json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)
     except json.JSONDecodeError as err:
         place = f"{err.msg} at line {err.lineno}, column {err.colno}"
-        raise ValueError(f"is not JSON: {place}. {_remedy(err)}".rstrip()) from err
+        raise NotJsonError(f"is not JSON: {place}. {_remedy(err)}".rstrip()) from err
     except _RefusedError:
         raise
     except (ValueError, RecursionError) as err:

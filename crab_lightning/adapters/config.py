@@ -10,6 +10,9 @@ from typing import Any, ClassVar, Literal
 
 from crab_lightning.value_types import check_arguments
 
+ENTRY_POINTS = "crab_lightning.adapters"
+"""Group of the entry points with which other packages add kinds."""
+
 AdapterDtype = Literal["float32", "bfloat16"]
 
 LANGUAGE_MODEL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -9,6 +9,7 @@ import traceback
 from importlib.metadata import entry_points
 from typing import Any
 
+from crab_lightning.adapters.config import ENTRY_POINTS
 from crab_lightning.configuration.allowed_code import PACKAGES, allowed_packages
 
 SCORING = "while scoring "
@@ -44,7 +45,7 @@ def place_of(err: BaseException) -> str:
     if isinstance(err, SyntaxError) and err.filename is not None:
         return f"{err.filename}, line {err.lineno}"
     own = {*allowed_packages()}.difference(PACKAGES) | {"crab_lightning", "__main__"}
-    own |= {point.module.partition(".")[0] for point in entry_points(group="crab_lightning.adapters")}
+    own |= {point.module.partition(".")[0] for point in entry_points(group=ENTRY_POINTS)}
     places = [
         f"{frame.f_code.co_filename}, line {line}"
         for frame, line in traceback.walk_tb(err.__traceback__)

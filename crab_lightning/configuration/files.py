@@ -132,9 +132,13 @@ def compose(names: Sequence[str | Path], *, of_run: bool = False) -> dict[str, A
     return merged if of_run else _interpolate(merged)
 
 
+SECTIONS = ("model", "data", "trainer", "run", "evaluator", "nonfinite", "checkpoint")
+"""Keys of a config whose values are mappings."""
+
+
 def _check_sections(content: Mapping[str, Any]) -> None:
     """Refuse a section that is no mapping, such as one whose keys are all comments; ``null`` is none."""
-    for key in ("model", "data", "trainer", "run", "evaluator", "nonfinite", "checkpoint"):
+    for key in SECTIONS:
         section = content.get(key, {})
         if isinstance(section, dict):
             key, section = f"{key}.init_args", section.get("init_args", {})

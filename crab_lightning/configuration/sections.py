@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crab_lightning.configuration.files import ConfigError, compose, found_path, naming_file
+from crab_lightning.configuration.files import SECTIONS, ConfigError, compose, found_path, naming_file
 from crab_lightning.configuration.objects import class_of, objects_of
 from crab_lightning.configuration.wrong_values import first_wrong
 from crab_lightning.data import AVDataModule, has_test, read_manifest
@@ -19,10 +19,7 @@ from crab_lightning.spelling import did_you_mean
 from crab_lightning.structures import DatasetSpec, Sample
 from crab_lightning.tasks.base import Task
 
-_SECTIONS = (
-    "seed_everything", "trainer", "model", "data", "evaluator", "nonfinite", "checkpoint", "run", "only",
-    "ckpt_path",
-)  # fmt: skip
+_KEYS = (*SECTIONS, "seed_everything", "only", "ckpt_path")
 _MODEL_PATHS = (
     "pretrained", "vision", "beats", "load_adapter", "visual_connector", "audio_connector", "chat_template",
 )  # fmt: skip
@@ -36,8 +33,8 @@ def data_section(config: str) -> dict[str, Any]:
     """
     content = compose([config])
     for key in content if "data" in content else ():
-        if key not in _SECTIONS:
-            raise ConfigError(f"{config}: there is no key {key!r}{did_you_mean(key, _SECTIONS)}")
+        if key not in _KEYS:
+            raise ConfigError(f"{config}: there is no key {key!r}{did_you_mean(key, _KEYS)}")
     return dict(content.get("data", content))
 
 

@@ -273,18 +273,15 @@ class TrainLoader(BatchLoader):
         """
         before, now = state["drawn_from"], self.batches.drawn_from
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        found = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
         if changed and 0 < state["step"] < state["steps"]:
-            found = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
             where = f"step {state['step']} of {state['steps']} of epoch {state['epoch']}"
             raise ValueError(
                 f"the checkpoint was saved at {where} of other data: {found}. Resume with the data settings "
                 "of that run, resume from the end of an epoch, or start a new run from its adapters."
             )
         if changed:  # between two epochs, the data may change; the earlier epoch has no rows left
-            rank_zero_warn(
-                "this run continues with other data than before: "
-                + "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
-            )
+            rank_zero_warn(f"this run continues with other data than before: {found}")
             self.batches.set_epoch(state["epoch"])
             state = self.batches.state_dict(len(self.batches) if state["step"] else 0)
         self.batches.load_state_dict(state)

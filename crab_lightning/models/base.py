@@ -270,8 +270,7 @@ class AVModule(StoredModule):
                 if (found := held.get(name)) != value:
                     raise ValueError(
                         f"model.optimizer: {name} is {value}, but the run that is continued has {found}, and "
-                        f"it keeps its optimizer. Give {found}, or start a new run with "
-                        "`load_adapter`"
+                        f"it keeps its optimizer. Give {found}, or start a new run with `load_adapter`"
                     )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -388,11 +387,13 @@ class AVModule(StoredModule):
 
 def _settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """Return the numbers that each group of parameters was made with, such as lr and weight_decay."""
-    groups = []
-    for group in optimizer.param_groups:
-        values = {**group, "lr": group.get("initial_lr", group["lr"])}
-        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "initial_lr"}
-        groups.append(
-            {k: v for k, v in kept.items() if isinstance(v, int | float | tuple) and not isinstance(v, bool)}
-        )
-    return groups
+    return [
+        {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in {**group, "lr": group.get("initial_lr", group["lr"])}.items()
+            if name not in ("params", "initial_lr")
+            and isinstance(value, int | float | tuple | list)
+            and not isinstance(value, bool)
+        }
+        for group in optimizer.param_groups
+    ]

@@ -21,6 +21,9 @@ from crab_lightning.structures import Batch, Encoded, Example, Media, Reply
 SendVideo = Literal["frames", "file"]
 
 
+_NO_TOKENS = "tokens cannot be read from an endpoint, because it returns texts; use a model on this machine"
+
+
 class EndpointProcessor:
     """Writes an example as the JSON of one user message for the chat completions of OpenAI.
 
@@ -42,9 +45,7 @@ class EndpointProcessor:
         Raises:
             ValueError: Always.
         """
-        raise ValueError(
-            "tokens cannot be read from an endpoint, because it returns texts; use a model on this machine"
-        )
+        raise ValueError(_NO_TOKENS)
 
     def encode(self, example: Example) -> Encoded:
         """Return the request as bytes of JSON: ``content`` and, for video files, ``media_io_kwargs``.
@@ -76,9 +77,7 @@ class EndpointProcessor:
 
     def decode(self, token_ids: Sequence[int] | Tensor) -> str:
         """Raise a ``ValueError``, because an endpoint does not show its tokens."""
-        raise ValueError(
-            "tokens cannot be read from an endpoint, because it returns texts; use a model on this machine"
-        )
+        raise ValueError(_NO_TOKENS)
 
     def answer_tokens(self, text: str) -> list[int]:
         """Raise a ``ValueError``, because an endpoint does not show its tokens."""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from crab_lightning.data.manifests.layout import LAYOUTS, card
 from crab_lightning.data.manifests.repeats import ASKED_AGAIN
-from crab_lightning.json_text import parse_json
+from crab_lightning.json_text import NotJsonError, parse_json
 from crab_lightning.structures import Sample
 
 Record = dict[str, Any]
@@ -85,11 +85,13 @@ def read_answers(path: Path) -> list[Record]:
             continue
         try:
             record = parse_json(line)
-        except ValueError as err:
+        except NotJsonError as err:
             hint = " The run was cut off there: remove the line." if number == len(lines) > 1 else ""
             if number == 1 and line.lstrip()[:1] in ("[", "{"):
                 hint = " Each line of the file must be one object; write no JSON text over several lines."
             raise JoinError(f"{path}, line {number} of {len(lines)} {err}{hint}") from err
+        except ValueError as err:
+            raise JoinError(f"{path}, line {number} of {len(lines)} {err}") from err
         if isinstance(record, list):
             raise JoinError(
                 f"{path}, line {number}: a JSON array; the file has to contain one object in each line, "

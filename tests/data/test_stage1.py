@@ -74,6 +74,7 @@ def test_audio_captions_are_a_json_object_to_a_line(root: Path, tmp_path: Path) 
     found = read_captions("audio", *chosen)
     assert [(s.audios[0].name, s.target) for s in found.samples] == [("0.wav", "A hum.")]
     assert [line.split(":")[0] for line in found.broken] == ["row 1", "row 2"]
+    assert found.broken[0].startswith("row 1: it is not JSON: ")
 
 
 def test_segment_list_chooses_clips(root: Path, tmp_path: Path) -> None:

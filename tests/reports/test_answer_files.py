@@ -31,6 +31,13 @@ def test_a_line_that_was_cut_off_is_named(tmp_path: Path) -> None:
         read_answers(path)
 
 
+def test_a_line_with_a_key_twice_was_not_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"answer": "x"}\n{"answer": "x", "answer": "y"}')
+    with pytest.raises(JoinError, match=r"line 2 of 2 has the key 'answer' twice .*Keep one of the two\.$"):
+        read_answers(path)
+
+
 def test_an_empty_file_and_a_line_without_answer_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("\n")

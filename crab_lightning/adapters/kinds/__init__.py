@@ -19,12 +19,11 @@ from typing import Any, Literal, get_type_hints
 
 from docstring_parser import parse
 
-from crab_lightning.adapters.config import AdapterConfig
+from crab_lightning.adapters.config import ENTRY_POINTS, AdapterConfig
 from crab_lightning.adapters.kinds.lora import LoRALinear
 from crab_lightning.spelling import did_you_mean
 
 ADAPTERS: dict[str, type[LoRALinear]] = {}
-ENTRY_POINTS = "crab_lightning.adapters"
 
 
 def register_adapter(layer: type[LoRALinear]) -> type[LoRALinear]:

@@ -136,7 +136,7 @@ def read_captions(name: str, source: CaptionSource, root: Path) -> Captions:
         for number, row in rows(root / source.file):
             try:
                 if isinstance(row, Exception):
-                    raise ValueError(f"it is not JSON: {row}")
+                    raise ValueError(f"it {row}")
                 if listed is not None and _recording(row) not in listed:
                     found.unlisted += 1
                     continue

@@ -94,15 +94,16 @@ def check_annotations(task: Task[Any], samples: Sequence[Sample], spec: DatasetS
                 continue
             if score is not None and best is not None and score < best:
                 of, made, true = type(task).__name__, type(answer).__name__, type(truth).__name__
-                types = f"; {of}.parse returns a value of type {made}, and {of}.truth one of type {true}"
-                types += ". If no two of them are equal, let both return the same type"
+                types = (
+                    f"; {of}.parse returns a value of type {made}, and {of}.truth one of type {true}. If no"
+                    " two of them are equal, let both return the same type"
+                )
                 yield _problem(
                     sample,
                     "contradiction",
                     f"row {sample.row}: the target {_cut(written)} gives "
                     f"{_cut(task.jsonable(answer))}, the annotation {_cut(task.jsonable(truth))}"
-                    + types
-                    * (made != true),
+                    + ("" if made == true else types),
                     level="warning",
                 )
     yield from _without_truth(task, samples, unknown)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from crab_lightning.data.manifests.column_types import ManifestError, kind_of
 from crab_lightning.data.manifests.layout import LAYOUTS
-from crab_lightning.json_text import parse_json
+from crab_lightning.json_text import NotJsonError, parse_json
 from crab_lightning.spelling import counted
 from crab_lightning.structures import DatasetSpec
 
@@ -146,7 +146,7 @@ def _text_of(path: Path, where: str, root: Path) -> str:
 def _json(text: str, path: Path, at: str, expected: str) -> Any:
     try:
         return parse_json(text)
-    except ValueError as err:
+    except NotJsonError as err:
         if expected and _is_json_lines(text):
             raise ManifestError(
                 f"{at} contains JSON lines (one object in each line). One JSON array of objects is "
@@ -154,6 +154,8 @@ def _json(text: str, path: Path, at: str, expected: str) -> Any:
                 "around them."
             ) from err
         raise ManifestError(f"{at} {err}{expected}") from err
+    except ValueError as err:
+        raise ManifestError(f"{at} {err}") from err
 
 
 def _csv_rows(text: str, path: Path, where: str) -> list[Any]:

@@ -39,9 +39,12 @@ _CLASSES: dict[str, dict[str, str]] = {
     "UnAV": {c.name: c.unav for c in CATEGORIES},
     "MUSIC": {c.name: c.music for c in CATEGORIES if c.music},
     **{dataset.upper(): words for dataset, words in EMOTION_WORDS.items()},
-    "KS": {f"{LOOKS[look]} with {ACTION_SOUNDS[sound]}": a for a, (look, sound) in ACTIONS["ks"].items()},
-    "UCF": {
-        f"{LOOKS[look]} with {ACTION_SOUNDS[sound]}": a.lower() for a, (look, sound) in ACTIONS["ucf"].items()
+    **{
+        dataset.upper(): {
+            f"{LOOKS[look]} with {ACTION_SOUNDS[sound]}": action.lower()
+            for action, (look, sound) in actions.items()
+        }
+        for dataset, actions in ACTIONS.items()
     },
 }
 """Name of a dataset -> what is seen and heard -> class of that dataset."""
@@ -197,7 +200,7 @@ def call(rng: Rng, seed: int) -> QA:
 def choose(rng: Rng, seed: int) -> QA:
     """Return a question that lists its possible answers."""
     made = _stated if rng.random() < 0.5 else recall
-    answer = "." * 99
+    question, answer = made(rng, seed)
     while len(answer) > 30:  # answers with reasoning are no options
         question, answer = made(rng, seed)
     listed = [answer]
