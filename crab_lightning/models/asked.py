@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 
+from crab_lightning.compat import callbacks_of
 from crab_lightning.processing import Geometry, Processor
 from crab_lightning.structures import Batch, Decoding, Prediction, Sample
 from crab_lightning.value_types import check_arguments
@@ -74,6 +76,14 @@ class AskedModule(LightningModule, ABC):
         A prompt without candidates always gets generated text. An answer does not depend on the other prompts
         of the batch.
         """
+
+    def on_test_start(self) -> None:
+        """Warn if nothing scores or saves the answers of the test."""
+        if not any(hasattr(callback, "stands_for_mean") for callback in callbacks_of(self.trainer)):
+            rank_zero_warn(
+                "the Trainer has no Evaluator, so the answers of this test are neither scored nor saved. Add "
+                "crab_lightning.Evaluator() to its callbacks, unless a callback of your own uses the answers"
+            )
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return ``{"predictions": [...]}``."""

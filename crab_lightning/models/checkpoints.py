@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 from huggingface_hub.errors import HFValidationError
 
 from crab_lightning.encoders.base import Encoder
+from crab_lightning.spelling import did_you_mean
 
 
 @contextmanager
@@ -66,15 +67,20 @@ def given_arguments(owner: type, args: Sequence[Any], values: Mapping[str, Any])
     Raises:
         TypeError: If the class does not accept these arguments.
     """
+    collecting = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    every = [p.name for _, known in _inits(owner) for p in known.values() if p.kind not in collecting]
+    names = dict.fromkeys(every)
+    if unknown := [name for name in values if name not in names]:
+        raise TypeError(
+            f"{owner.__name__} has no argument {unknown[0]!r}{did_you_mean(unknown[0], names)}. "
+            f"Its arguments are {', '.join(names)}"
+        )
     found: dict[str, Any] = {}
-    for kind, parameters in _inits(owner):
+    for _, parameters in _inits(owner):
         try:
             bound = inspect.Signature(list(parameters.values())).bind_partial(*args, **values).arguments
         except TypeError as err:
-            raise TypeError(
-                f"{owner.__name__}: {err}; give each argument but the first by its name. "
-                f"{kind.__name__} takes {', '.join(parameters)}"
-            ) from err
+            raise TypeError(f"{owner.__name__}: {err}. Give each argument but the first by its name") from err
         args, values = (), {}
         for name, value in bound.items():
             if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:

@@ -19,7 +19,7 @@ from crab_lightning.compat import before_launcher_kills, callbacks_of, resume_by
 from crab_lightning.data.loader import LoaderProcessError, TrainLoader
 from crab_lightning.program import told
 from crab_lightning.runs.checkpoint_files import CheckpointError, CheckpointFiles
-from crab_lightning.runs.folder_callback import folder_of
+from crab_lightning.runs.folder_callback import RunFolder, folder_of
 from crab_lightning.runs.interruption import LOADER_LOST, REQUEUE, StopSignals, requeue
 from crab_lightning.runs.random_state import random_states, set_random_state
 from crab_lightning.runs.run_folder import ADAPTER, ADAPTER_BEST, BEST, LAST
@@ -99,8 +99,17 @@ class RunCheckpoint(Checkpoint):
         """Restore the random numbers of the checkpoint, and start to handle signals.
 
         Raises:
-            CheckpointError: If the state of the optimizer does not belong to the trained weights.
+            CheckpointError: If the state of the optimizer does not belong to the trained weights, or if the
+                first save of a new run would replace the checkpoint of another one.
         """
+        # The commands move the files of an earlier run away, or refuse its folder, before they start.
+        by_command = any(isinstance(callback, RunFolder) for callback in callbacks_of(trainer))
+        last = self._folder / LAST
+        if not by_command and trainer.ckpt_path is None and self._saved_at == 0 and last.is_file():
+            raise CheckpointError(
+                f"{last} was saved by another run, which this run would replace. Give the Trainer another "
+                f'default_root_dir, or continue that run with fit(..., ckpt_path="{last}")'
+            )
         self._step = self._saved_at = trainer.global_step
         for optimizer in trainer.optimizers:
             for weight, state in optimizer.state.items():

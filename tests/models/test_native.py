@@ -102,6 +102,21 @@ def test_an_optimizer_that_is_no_function_is_refused(build: Build) -> None:
         build(optimizer="adam")
 
 
+def test_a_wrong_argument_is_named_with_those_that_exist() -> None:
+    with pytest.raises(
+        TypeError,
+        match=r"^OmniModule has no argument 'adapters' \(did you mean 'adapter'\?\)\. Its arguments .*dtype",
+    ):
+        OmniModule("x", adapters=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^OmniModule: too many .* Give each argument but the first by its"):
+        OmniModule("x", "y", "z", "w")  # type: ignore[call-arg, arg-type]
+
+
+def test_a_test_without_an_evaluator_is_announced(build: Build, prompts: list[Batch], tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no Evaluator, so the answers of this test are neither scored nor"):
+        quiet_trainer(tmp_path).test(build(), loader(prompts[0]), verbose=False)
+
+
 def test_without_adapters_every_weight_is_trained(build: Build, batch: Batch) -> None:
     module = build(adapter=None)
     loss_sum, tokens = module.losses(batch)

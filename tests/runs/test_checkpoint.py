@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from crab_lightning.dashboards import TrainScalars
 from crab_lightning.evaluation import Evaluator
 from crab_lightning.runs import RunCheckpoint, find_checkpoint, find_run
+from crab_lightning.runs.checkpoint_files import CheckpointError
 from tests.evaluation.fakes import Parrot, Rows
 from tests.evaluation.test_evaluator import splits
 from tests.quiet import quiet_trainer
@@ -167,3 +168,16 @@ def test_tensorboard_gets_mixture_and_gradient_norm(tmp_path: Path, monkeypatch:
     assert logged["train/naming/a/drawn_share"] == 1
     assert logged["train/grad_norm"] == pytest.approx(2)
     assert logged["train/padding_share"] == 0
+
+
+def test_a_new_run_never_replaces_the_checkpoint_of_another(tmp_path: Path) -> None:
+    checkpoint = RunCheckpoint()
+    first = fit(tmp_path / "run", Parrot(), checkpoint)
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    saved = last.read_bytes()
+    with pytest.raises(CheckpointError, match=r"last\.ckpt was saved by another run, which this run would"):
+        fit(tmp_path / "run", Parrot(), RunCheckpoint())
+    assert last.read_bytes() == saved
+    first.fit_loop.max_epochs = 3
+    first.fit(first.lightning_module, datamodule=Rows(splits()))  # the same run goes on
+    assert torch.load(last)["global_step"] == first.global_step
