@@ -10,11 +10,19 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from crab_lightning.spelling import did_you_mean
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    type(None): "null",
+}
 
 OfClass = Callable[[Any, tuple[type, ...], str], str | None]
 
@@ -95,7 +103,7 @@ def wrong_value(value: Any, hint: Any, where: str, of_class: OfClass | None = No
     wanted += ["null" if of_class else "None"] if type(None) in allowed else []
     found = "null" if of_class and value is None else repr(value)
     text = f"{where} is {found}{did_you_mean(value, values)}; it must be {', or '.join(wanted)}"
-    if of_class and isinstance(value, bool) and str in allowed:
+    if of_class and isinstance(value, bool) and (str in allowed or Path in allowed):
         text += ". Without quotes, YAML reads yes, no, on and off as true or false; write it in quotes"
     return next(filter(None, deeper), text)
 
@@ -129,7 +137,7 @@ def _is_class(hint: Any) -> bool:
 
 
 def _has_type(value: Any, kind: type, of_config: bool) -> bool:
-    if kind is str:
+    if kind in (str, Path):
         if of_config and isinstance(value, int | float):  # a parser takes a number as a text
             return not isinstance(value, bool)
         return isinstance(value, str | os.PathLike)

@@ -22,6 +22,7 @@ from crab_lightning.inference.loading import TrainedRun
 from crab_lightning.inference.question import check_moment, check_texts, choose_dataset, make_sample, needs
 from crab_lightning.inference.question_files import AskError
 from crab_lightning.structures import Encoded, Prediction
+from crab_lightning.value_types import check_arguments
 
 VIDEOS = frozenset((
     ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg",
@@ -186,12 +187,16 @@ def ask_folder(
     Raises:
         AskError: If the task needs something that was not given, or needs two clips.
         NotADirectoryError: If there is no such folder.
-        ValueError: If the folder contains no clip, no clip has an answer, ``out`` contains other answers, or
-            ``batch`` or ``workers`` is below 1.
+        IsADirectoryError: If ``out`` is a folder.
+        ValueError: If the folder contains no clip, no clip has an answer, ``out`` contains other answers,
+            ``batch`` or ``workers`` is below 1, or an argument has a wrong type.
     """
+    check_arguments(ask_folder, locals(), "")
     if batch < 1 or workers < 1:
         raise ValueError(f"batch is {batch} and workers {workers}; both must be at least 1")
     folder, out = Path(folder), Path(out)
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder; name a file for the answers")
     clips, passed_over = find_clips(folder)
     given = {"question": question, "options": options and list(options), "expression": expression}
     texts = {name: value for name, value in given.items() if value is not None}
@@ -281,13 +286,13 @@ def _earlier(out: Path, settings: str) -> dict[str, Record]:
             record = json.loads(line)
             name, other = record["file"], record["settings"] != settings
         except (ValueError, TypeError, KeyError) as err:
-            raise ValueError(
-                f"{out}, line {number}: this is not an answer of `ask --folder`; name another file as --out"
+            raise AskError(
+                f"{out}, line {number}: this is not an answer about a folder; name another file as `out`"
             ) from err
         if other:
-            raise ValueError(
+            raise AskError(
                 f"{out} contains answers to another question, or of another run or token limit; name another "
-                "file as --out, or remove this one"
+                "file as `out`, or remove this one"
             )
         records[name] = record
     remove_cut_line(out)

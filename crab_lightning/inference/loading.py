@@ -84,8 +84,8 @@ class TrainedRun(NamedTuple):
             FileNotFoundError: If a file does not exist.
             MediaError: If a file cannot be read.
         """
-        check_arguments(TrainedRun.ask, locals(), "")
         videos, audios = _paths("video", video), _paths("audio", audio)
+        check_arguments(TrainedRun.ask, locals(), "")
         given = {"question": question, "options": options, "expression": expression}
         texts: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if options is not None:

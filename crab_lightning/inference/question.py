@@ -63,8 +63,10 @@ class Question:
         """
         for path in (*self.videos, *self.audios, *([self.image] if self.image else [])):
             if not path.is_file():
-                online = re.match(r"\w+:/", str(path)) and "; download it first, and give the file"
-                raise FileNotFoundError(f"{path} is not a file{online or ''}")
+                if online := re.match(r"(\w+):/+(.+)", str(path)):  # a path has lost a slash
+                    address = f"{online[1]}://{online[2]}"
+                    raise FileNotFoundError(f"{address} is an address; download it first, and give the file")
+                raise FileNotFoundError(f"{path} is not a file")
         name = choose_dataset(
             data, self.task, self.dataset, len(self.videos), len(self.audios), self.texts,
             untaught=self.untaught,
@@ -300,15 +302,19 @@ def check_texts(task: str, wanted: Set[str], texts: Mapping[str, Any]) -> None:
         texts: The given texts by name.
 
     Raises:
-        AskError: If a text is missing or blank, or the task does not use it.
+        AskError: If a text is missing or blank, the task does not use it, or an option is given twice.
     """
     given = {name for name, text in texts.items() if not isinstance(text, str) or text.strip()}
     if missing := [f"`{name}`" for name in sorted(wanted - given)]:
         raise AskError(f"{task} needs {' and '.join(missing)}")
     if extra := [f"`{name}`" for name in sorted(set(texts) - wanted)]:
         raise AskError(f"{task} takes no {' and no '.join(extra)}")
-    answers = texts.get("options")
-    if answers is not None and (len(answers) < 2 or not all(str(answer).strip() for answer in answers)):
+    if "options" not in texts:
+        return
+    answers = list(texts["options"])
+    if len(answers) < 2 or not all(str(answer).strip() for answer in answers):
         raise AskError(
-            f"{task} needs at least two `options`, none of them empty, to choose from; given: {list(answers)}"
+            f"{task} needs at least two `options`, none of them empty, to choose from; given: {answers}"
         )
+    if twice := [answer for n, answer in enumerate(answers) if answer in answers[:n]]:
+        raise AskError(f"{task}: the `options` {answers} contain {twice[0]!r} twice")

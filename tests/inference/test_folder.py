@@ -192,6 +192,22 @@ def test_folder_without_a_readable_clip_is_named(run: TrainedRun, tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"folder": None}, "^`folder` is None; it must be a text, or a path$"),
+        ({"out": None}, "^`out` is None; it must be a text, or a path$"),
+        ({"run": "runs/x"}, "^`run` is 'runs/x'; it must be an object of TrainedRun$"),
+        ({"task": 3}, "^`task` is 3; it must be a text$"),
+        ({"out": "."}, r"^\. is a folder; name a file for the answers$"),
+    ],
+)
+def test_wrong_arguments_are_named(run: TrainedRun, tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    right = {"run": run, "task": "ks", "folder": tmp_path, "out": tmp_path / "o.jsonl"}
+    with pytest.raises((ValueError, OSError), match=said):
+        ask_folder(**(right | given))
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--folder", "x"], "--folder and --out belong together"),
