@@ -143,7 +143,8 @@ def parsed_yaml(text: str) -> Any:
     """Return the content of a YAML text, as ``yaml.safe_load`` does, with the faster libyaml if it is there.
 
     Raises:
-        yaml.YAMLError: If the text is not YAML, or a key occurs twice in one mapping.
+        yaml.YAMLError: If the text is not YAML, a key occurs twice in one mapping, or a number is written in
+            base 8 or 60.
     """
     import yaml
 
@@ -159,7 +160,33 @@ def _yaml_loader() -> Any:
             refuse_repeated_keys(self, node)
             return super().construct_mapping(node, deep=deep)
 
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", decimal_number)
     return Loader
+
+
+def decimal_number(loader: Any, node: Any) -> int | float:
+    """Construct a number of YAML; refuse ``010``, which YAML reads as 8, and ``1:30``, which it reads as 90.
+
+    Args:
+        loader: The loader that constructs the number.
+        node: Its node.
+
+    Raises:
+        ConstructorError: If the number is not in base 10, or 16 as in ``0x1f``. The error says where it is.
+    """
+    from yaml.constructor import ConstructorError
+
+    is_whole = node.tag.endswith(":int")
+    value: int | float = (loader.construct_yaml_int if is_whole else loader.construct_yaml_float)(node)
+    text = node.value.lstrip("+-")
+    base = 60 if ":" in text else 8 if is_whole and text[0] == "0" and text.strip("0_").isdecimal() else None
+    if base:
+        said = (
+            f"YAML reads {node.value} as {value}, a number in base {base}; write {value}, or '{node.value}'"
+        )
+        raise ConstructorError(None, None, f"{said} in quotes for a text", node.start_mark)
+    return value
 
 
 def refuse_repeated_keys(loader: Any, node: Any) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from crab_lightning.files import refuse_repeated_keys
+from crab_lightning.files import decimal_number, refuse_repeated_keys
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel the configs lie inside the package (setup.py), in a checkout next to it.
@@ -67,6 +67,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+for kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{kind}", decimal_number)
 # YAML 1.1 needs a dot and a sign in a float; without this, `lr: 1e-4` would be a text.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
