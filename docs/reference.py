@@ -135,7 +135,9 @@ def config_page(text: str) -> str:
     """Return the page of the config keys: all options that ``fit`` has, section by section."""
     return (
         "# Config keys\n\nEvery key of a config file is also an option of the command line: `data.root` in\n"
-        "a file is `--data.root` on the command line. This is what `python cli.py fit --help` prints.\n\n"
+        "a file is `--data.root` on the command line. `model` is a class with arguments, so an error\n"
+        "about `model.max_new_tokens` means the key `model.init_args.max_new_tokens` of a file. The command\n"
+        "line takes both forms. This is what `python cli.py fit --help` prints:\n\n"
         f"```text\n{text}\n```\n"
     )
 

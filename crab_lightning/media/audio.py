@@ -117,7 +117,7 @@ def read_audio(
         )
     if sound.too_long:
         raise MediaTooLarge(
-            path, f"has more sound than MediaLimits.duration_s = {limits.duration_s:.1f} s. Cut it."
+            path, f"has more sound than data.limits.duration_s = {limits.duration_s:.1f} s. Cut it."
         )
     if error is not None:
         raise UnreadableMedia(

@@ -152,7 +152,7 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
         if time.monotonic() - began >= limits.open_s:
             raise UnreadableMedia(
                 path,
-                f"was not opened within MediaLimits.open_s = {limits.open_s:g} s: its header has no end. "
+                f"was not opened within data.limits.open_s = {limits.open_s:g} s: its header has no end. "
                 f"Fetch it again or convert it.",
             ) from err
         if missing := cut_off(path):
@@ -289,15 +289,15 @@ def _duration_s(container: Any) -> float | None:
 def _check_limits(path: Path, container: Any, limits: MediaLimits) -> None:
     if len(container.streams) > limits.streams:
         raise MediaTooLarge(
-            path, f"has {len(container.streams)} streams, more than MediaLimits.streams = {limits.streams}."
+            path, f"has {len(container.streams)} streams, more than data.limits.streams = {limits.streams}."
         )
     duration_s = _duration_s(container)
     guessed = container.format.name in _GUESSED_LENGTH  # the true length is checked during reading
     if duration_s is not None and duration_s > limits.duration_s and not guessed:
         raise MediaTooLarge(
             path,
-            f"declares {duration_s:.1f} s, more than MediaLimits.duration_s = {limits.duration_s:.1f}. "
-            f"Cut it, or pass larger limits.",
+            f"declares {duration_s:.1f} s, more than data.limits.duration_s = {limits.duration_s:.1f}. "
+            f"Cut it, or set a larger limit.",
         )
     for stream in container.streams.video:
         if stream.codec_context is not None:
@@ -317,6 +317,6 @@ def check_pixels(path: str | Path, width: int, height: int, limits: MediaLimits)
     if width * height > limits.pixels:
         raise MediaTooLarge(
             path,
-            f"has pictures of {width}x{height} pixels, more than MediaLimits.pixels = {limits.pixels}. "
-            f"Scale it down, or pass larger limits.",
+            f"has pictures of {width}x{height} pixels, more than data.limits.pixels = {limits.pixels}. "
+            "Scale it down, or set a larger limit.",
         )

@@ -143,7 +143,7 @@ def test_files_without_packet_times_are_read_as_they_are(tmp_path: Path) -> None
 
 def test_silence_is_bounded_like_sound(tmp_path: Path) -> None:
     on_a_clock(tmp_path / "a.mka", None, 10, [(600.0, tone(1.0, 48_000))])
-    with pytest.raises(ValueError, match=r"declares 601\.\d s, more than MediaLimits"):
+    with pytest.raises(ValueError, match=r"declares 601\.\d s, more than data\.limits"):
         read_audio(tmp_path / "a.mka", limits=MediaLimits(duration_s=300))
 
 

@@ -119,7 +119,7 @@ def test_opening_ends_in_time(tmp_path: Path) -> None:
     head = struct.pack(">I4s4sI4s4s", 24, b"ftyp", b"isom", 0, b"isom", b"mp42")
     (tmp_path / "a.mp4").write_bytes(head + struct.pack(">I4s", 8, b"free") * 3_000_000)
     began = time.monotonic()
-    with pytest.raises(UnreadableMedia, match=r"was not opened within MediaLimits.open_s = 1 s"):
+    with pytest.raises(UnreadableMedia, match=r"was not opened within data.limits.open_s = 1 s"):
         read_audio(tmp_path / "a.mp4", limits=MediaLimits(open_s=1))
     assert time.monotonic() - began < 4
 

@@ -272,11 +272,11 @@ def test_header_without_frames_is_empty(tmp_path: Path) -> None:
 
 def test_limits_refuse_with_the_figure_found(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", moving_texture(30), 10, tone(3.0))
-    with pytest.raises(MediaTooLarge, match=r"pictures of 96x64 pixels, more than MediaLimits.pixels = 1000"):
+    with pytest.raises(MediaTooLarge, match=r"pictures of 96x64 pixels, more than data.limits.pixels = 1000"):
         read_video(tmp_path / "a.mp4", 2, limits=MediaLimits(pixels=1000))
-    with pytest.raises(MediaTooLarge, match=r"declares 3.0 s, more than MediaLimits.duration_s = 2.0"):
+    with pytest.raises(MediaTooLarge, match=r"declares 3.0 s, more than data.limits.duration_s = 2.0"):
         read_video(tmp_path / "a.mp4", 2, limits=MediaLimits(duration_s=2))
-    with pytest.raises(MediaTooLarge, match=r"has 2 streams, more than MediaLimits.streams = 1"):
+    with pytest.raises(MediaTooLarge, match=r"has 2 streams, more than data.limits.streams = 1"):
         read_video(tmp_path / "a.mp4", 2, limits=MediaLimits(streams=1))
 
 
