@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from crab_lightning.structures import CandidateScores, DatasetSpec, Decoding, Sample
-from crab_lightning.tasks.base import Task
+from crab_lightning.tasks.base import Task, describe
 
 CandidateScore = Literal["sum", "mean"]
 
@@ -119,7 +119,16 @@ def offer_candidates(module: Any, data: Any, decoding: Decoding) -> None:
 
     def candidates(sample: Sample) -> Sequence[str]:
         spec = data.datasets[sample.dataset]
-        return tuple(data.tasks[spec.task].candidates(sample, spec) or ())
+        task = data.tasks[spec.task]
+        offered = task.candidates(sample, spec)
+        if not isinstance(offered, Mapping | None) or not all(
+            isinstance(text, str) for text in offered or ()
+        ):
+            raise ValueError(
+                f"{describe(sample)}: {type(task).__name__}.candidates returns {offered!r:.60}; it must "
+                "return a dictionary with the text of each possible answer and the answer, or None"
+            )
+        return tuple(offered or ())
 
     module.decoding, module.candidates = decoding, candidates
 

@@ -72,10 +72,15 @@ def check_metrics(dataset: str, task: Task[Any], spec: DatasetSpec) -> None:
     """Check the metrics of a dataset before a run, which would otherwise end at its first scores.
 
     Raises:
-        ValueError: If ``metrics`` returns something else, a metric states a wrong scale or a unit without a
-            direction, or ``headline`` names none of their values.
+        ValueError: If ``metrics`` or ``note`` returns something else, a metric states a wrong scale or a unit
+            without a direction, or ``headline`` names none of their values.
     """
     metrics = new_metrics(dataset, task, spec)
+    if not isinstance(note := task.note(spec), str | None):
+        raise ValueError(
+            f"data.datasets.{dataset}: {type(task).__name__}.note returns {note!r:.60}; it must return a"
+            " text, or None"
+        )
     try:
         check_scales(metrics)
         for metric in metrics.values():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crab_lightning.evaluation import Evaluator
-from crab_lightning.evaluation.likelihoods import choose
+from crab_lightning.evaluation.likelihoods import choose, offer_candidates
 from crab_lightning.structures import Batch, CandidateScores, DatasetSpec, Prediction, Sample
 from tests.evaluation.fakes import CLASSES, Naming, Parrot, Rows, sample
 from tests.evaluation.test_evaluator import records, trainer
@@ -155,3 +155,12 @@ def test_a_choice_that_is_right_in_part_is_not_right() -> None:
     found = [choose(task, asked, DatasetSpec("naming", "x"), scores, "sum") for task in (Half(), Closed())]
     assert [choice.text for choice in found] == ["bell", "bell"]
     assert [choice.right for choice in found] == [False, True]
+
+
+@pytest.mark.parametrize("offered", [["dog", "bell"], {1: "dog"}, "dog"])
+def test_candidates_that_are_no_dictionary_of_texts_are_refused(tmp_path: Path, offered: Any) -> None:
+    module, data = Weigher(), rows()
+    data.tasks = {"naming": type("Guest", (Naming,), {"candidates": lambda *_: offered})()}
+    offer_candidates(module, data, "likelihood")
+    with pytest.raises(ValueError, match=r"Guest\.candidates returns .*; it must return a dictionary with"):
+        module.candidates(data.samples("test")[0])

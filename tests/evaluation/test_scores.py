@@ -169,3 +169,12 @@ def test_a_metric_with_a_unit_states_its_direction(
     said = "data.datasets.a: .*Delay has values in the unit 's', and does not state which are better"
     with pytest.raises(ValueError, match=said) if fails else nullcontext():
         check_metrics("a", task, DatasetSpec("naming", "x"))
+
+
+@pytest.mark.parametrize("note", [3, ["scored leniently"], False])
+def test_a_note_that_is_no_text_is_refused_before_a_run(note: Any) -> None:
+    task = type("Guest", (Naming,), {"note": lambda *_: note})()
+    with pytest.raises(
+        ValueError, match=r"data\.datasets\.a: Guest\.note returns .*; it must return a text, or"
+    ):
+        check_metrics("a", task, DatasetSpec("naming", "x"))
