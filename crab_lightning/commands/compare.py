@@ -64,9 +64,9 @@ def run(words: Sequence[str]) -> None:
         raise ValueError(
             f"--resamples is {args.resamples}; an interval needs at least 100 resamples; 10,000 are better"
         )
-    from crab_lightning.reports.comparison import comparison
     from crab_lightning.reports.runs import JoinedRuns, find_results
     from crab_lightning.reports.tables import FORMATS
+    from crab_lightning.studies.comparison import comparison
 
     baseline = args.against or []
     found = [find_results(path, args.split) for path in (*baseline, *args.runs)]

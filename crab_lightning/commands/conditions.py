@@ -62,10 +62,10 @@ def heads(words: Sequence[str]) -> None:
     args, rest = _asked("heads", heads, words, ("--run.", "--ckpt_path", "--config"))
     from crab_lightning.adapters.kinds import drop_foreign_keys
     from crab_lightning.configuration.files import compose, naming_file
-    from crab_lightning.reports.comparison import comparison
     from crab_lightning.reports.runs import find_results
     from crab_lightning.reports.tables import to_csv, to_markdown, to_text
     from crab_lightning.runs.run_folder import find_checkpoint, results_folder, run_of
+    from crab_lightning.studies.comparison import comparison
 
     checkpoint = find_checkpoint(args.run)
     folder = run_of(checkpoint)
@@ -157,9 +157,9 @@ def run_condition(
 
 def summarise(home: Path) -> None:
     """Print the table of all conditions, and write ``probe.md`` and ``probe.json`` into ``home``."""
-    from crab_lightning.reports.comparison import comparison
     from crab_lightning.reports.runs import find_results
     from crab_lightning.reports.tables import to_markdown, to_text
+    from crab_lightning.studies.comparison import comparison
 
     runs = [replace(find_results(home / name), name=name) for name in CONDITIONS]
     table = comparison(runs)

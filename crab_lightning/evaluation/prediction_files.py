@@ -172,24 +172,31 @@ class PredictionFiles:
         return answered
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of a prediction file; an incomplete last line is left out.
+def read_records(path: Path, *, is_whole: bool = False) -> Iterator[Record]:
+    """Yield the records of a prediction file.
+
+    Args:
+        path: The file.
+        is_whole: Whether the file was finished. If not, an incomplete last line is left out.
 
     Raises:
-        ValueError: If another line is not a JSON object with an ``id``.
+        ValueError: If another line is not a JSON object with an ``id``, or the file is not UTF-8 text.
     """
-    with path.open(encoding="utf-8") as lines:
-        number = 0
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as err:
-                if not line.endswith("\n"):
-                    return
-                raise ValueError(f"{path}, line {number} is not JSON ({err.msg})") from err
-            if not isinstance(record, dict) or "id" not in record:
-                raise ValueError(f"{path}, line {number} is not a record with an 'id'")
-            yield record
+    number = 0
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError as err:
+                    if not is_whole and not line.endswith("\n"):
+                        return
+                    raise ValueError(f"{path}, line {number} is not JSON ({err.msg})") from err
+                if not isinstance(record, dict) or "id" not in record:
+                    raise ValueError(f"{path}, line {number} is not a record with an 'id'")
+                yield record
+    except UnicodeDecodeError as err:
+        raise ValueError(f"{path} is not UTF-8 text ({err.reason}, after line {number})") from err
 
 
 def _unique(records: Iterator[Record]) -> Iterator[Record]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crab_lightning.evaluation.prediction_files import read_records
 from crab_lightning.files import read_json
 
 
@@ -39,20 +39,20 @@ class FinishedRun:
         """Return the answers of a dataset; empty if the run wrote none.
 
         Raises:
-            ValueError: If a line of the file is not JSON.
+            ValueError: If the file is damaged; the message names it and the line.
         """
         base = self.folder / "predictions"
         path = (base if self.split == "test" else base / self.split) / f"{dataset}.jsonl"
         if not path.is_file():
             return []
-        records = []
-        # Split at line feeds only: splitlines would also split an answer at the line separators of Unicode.
-        text = path.read_text(encoding="utf-8").rstrip("\n")
-        for number, line in enumerate(text.split("\n") if text else [], 1):
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as err:
-                raise ValueError(f"{path}, line {number}: not JSON ({err.msg})") from err
+        records = list(read_records(path, is_whole=True))
+        for number, record in enumerate(records, 1):
+            score = record.get("score")
+            if score is not None and not (isinstance(score, int | float) and 0 <= score <= 1):
+                raise ValueError(
+                    f"{path}, line {number}: 'score' is {score!r:.60}; a number from 0 to 1, or null, is"
+                    " expected. Test the run again"
+                )
         return records
 
     def scores(self, dataset: str, protocol: str = "strict") -> dict[str, float]:

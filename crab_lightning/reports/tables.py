@@ -4,10 +4,40 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from crab_lightning.metrics.scale import Scale
+
+
+class IntervalCell(str):
+    """A number with its interval as the text of a cell, which CSV writes as three cells.
+
+    Args:
+        value: The number.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        marks: Marks behind the interval.
+    """
+
+    parts: tuple[str, str, str]
+
+    def __new__(cls, value: str, low: str, high: str, marks: str = "") -> IntervalCell:
+        """Return the text ``value [low, high]`` with the marks behind it."""
+        made = super().__new__(cls, f"{value} [{low}, {high}]{marks}")
+        made.parts = (value, low, high)
+        return made
+
+    def __add__(self, marks: str) -> IntervalCell:
+        return IntervalCell(*self.parts, self.rpartition("]")[2] + marks)
+
+
+INTERVAL = " [95 % CI]"
+"""End of the name of a column whose cells are :class:`IntervalCell`."""
+_ENDS = ("", " low", " high")
+_MARK = re.compile(r"\(\d+\)")
+"""Mark of a footnote, which begins with it."""
 
 
 @dataclass
@@ -99,10 +129,40 @@ def to_markdown(table: PlainTable) -> str:
 
 
 def to_csv(table: PlainTable) -> str:
-    """Return the table as CSV, without title and notes, so that every line is a row."""
+    """Return the table as CSV, without the title, so that every line is a row.
+
+    Numbers have no marks, a number with an interval has three columns, and the footnotes of a row are in its
+    last cell.
+    """
+    wide = [any(isinstance(row[i], IntervalCell) for row in table.rows) for i in range(len(table.columns))]
+    names = [
+        part
+        for name, is_wide in zip(table.columns, wide, strict=True)
+        for part in ([f"{name.removesuffix(INTERVAL)}{end}" for end in _ENDS] if is_wide else [name])
+    ]
+    known = {note.partition(" ")[0]: note for note in table.notes if _MARK.match(note)}
+    rows, noted = [], []
+    for row in table.rows:
+        marks = dict.fromkeys(mark for cell in row for mark in _MARK.findall(cell) if mark in known)
+        noted.append(" ".join(known[mark] for mark in marks))
+        cells = []
+        for column, cell, is_wide in zip(table.columns, row, wide, strict=True):
+            parts = cell.parts if isinstance(cell, IntervalCell) else (cell, *[""] * (2 * is_wide))
+            cells += parts if column in _OF_DATASETS else [_plain(part, known) for part in parts]
+        rows.append(cells)
+    if any(noted):
+        names.append("notes")
+        rows = [[*cells, note] for cells, note in zip(rows, noted, strict=True)]
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([table.columns, *table.rows])
+    csv.writer(out, lineterminator="\n").writerows([names, *rows])
     return out.getvalue().rstrip("\n")
+
+
+def _plain(text: str, marks: Iterable[str]) -> str:
+    """Return the text of a cell without marks, with an ASCII minus, and empty instead of a dash."""
+    for mark in marks:
+        text = text.replace(mark, "")
+    return "" if text == "–" else re.sub(r"−(?=\d)", "-", text.rstrip("†*"))
 
 
 _LATEX = {

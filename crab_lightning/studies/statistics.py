@@ -78,6 +78,11 @@ class RatioStatistic(Statistic):
         self.parts = np.asarray(parts, dtype=np.float64)
         self.weights = np.ones(len(self.ids)) if weights is None else np.asarray(weights, dtype=np.float64)
 
+    @property
+    def is_mean(self) -> bool:
+        """Whether every question has the weight 1."""
+        return bool((self.weights == 1).all())
+
     def at(self, counts: Counts) -> Values:
         """Return the ratio on each resample; NaN if the denominator is 0."""
         below = counts @ self.weights

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from crab_lightning.metrics.scale import PERCENT, units_said
-from crab_lightning.reports.tables import PlainTable, named, percent, signed
+from crab_lightning.reports.tables import INTERVAL, IntervalCell, PlainTable, named, percent, signed
 from crab_lightning.studies.conflicts import ArmConflict, Correlation, PairTransfer
 from crab_lightning.studies.transfer import ArmTransfer, Comparison, DatasetTransfer, Estimate, Shares
 
@@ -42,8 +42,14 @@ def gain_table(arm: ArmTransfer, regimes: tuple[str, str], names: Mapping[str, s
         regimes: Names of the baseline and of the other regime.
         names: Names of the datasets by key, for the notes.
     """
-    columns = ["dataset", "metric", *regimes, "gain [95 % CI]", "p (Holm)", "questions"]
-    columns += [f"loss {regimes[0]}", f"loss {regimes[1]}", "loss gain [95 % CI]", "p loss (Holm)", "samples"]
+    columns = ["dataset", "metric", *regimes, f"gain{INTERVAL}", "p (Holm)", "questions"]
+    columns += [
+        f"loss {regimes[0]}",
+        f"loss {regimes[1]}",
+        f"loss gain{INTERVAL}",
+        "p loss (Holm)",
+        "samples",
+    ]
     units = units_said(row.scale.unit for row in arm.rows)
     title = f"{arm.arm}: {units}, validation loss in nats per target token"
     table = PlainTable(title, columns)
@@ -109,7 +115,7 @@ def deviation_table(baseline: str, rows: Mapping[str, Sequence[DatasetTransfer]]
         rows: For each other arm, the datasets, compared with the first arm.
         regime: The regime in which the arms are compared.
     """
-    columns = ["dataset", "metric", baseline, *(f"{arm} − {baseline} [95 % CI]" for arm in rows)]
+    columns = ["dataset", "metric", baseline, *(f"{arm} − {baseline}{INTERVAL}" for arm in rows)]
     units = units_said(row.scale.unit for found in rows.values() for row in found)
     table = PlainTable(f"Arms against {baseline}, regime {regime}: {units}", columns)
     by_arm = {arm: {row.dataset: row for row in found} for arm, found in rows.items()}
@@ -161,7 +167,7 @@ def conflict_table(found: Sequence[ArmConflict]) -> PlainTable:
 def pair_table(found: Sequence[PairTransfer]) -> PlainTable:
     """Return the table of the gains of datasets from their partners."""
     columns = ["arm", "dataset", "partner", "metric", "alone", "with partner"]
-    columns += ["gain [95 % CI]", "loss gain [95 % CI]", "cosine"]
+    columns += [f"gain{INTERVAL}", f"loss gain{INTERVAL}", "cosine"]
     table = PlainTable("Trained with one partner", columns, left=4)
     for one in found:
         row = one.tested
@@ -220,10 +226,10 @@ def _shares(shares: Shares) -> list[str]:
 
 
 def _bracketed(found: Estimate, show: Callable[[float], str]) -> str:
-    text = show(found.value)
-    if found.low is not None and found.high is not None:
-        text += f" [{show(found.low)}, {show(found.high)}]"
-    return text + ("*" if found.certain else "")
+    star = "*" if found.certain else ""
+    if found.low is None or found.high is None:
+        return show(found.value) + star
+    return IntervalCell(show(found.value), show(found.low), show(found.high), star)
 
 
 def _nats(value: float) -> str:

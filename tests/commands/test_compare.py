@@ -49,14 +49,14 @@ def test_difference_and_interval_stand_beside_the_scores(
     assert "other" in compare(capsys, str(a), str(b), "--all-metrics")
 
 
-def test_a_metric_that_is_no_mean_over_samples_says_so(
+def test_a_metric_that_is_no_mean_over_samples_has_no_interval_without_the_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a = write_run(tmp_path / "a", "dfew", [0.0, 1.0], "uar", value="0.4")
     b = write_run(tmp_path / "b", "dfew", [1.0, 0.0], "uar", value="0.4")
     out = compare(capsys, str(a), str(b))
-    assert "(1) the metric is not a mean over samples" in out
-    assert "0.00 [−100.00, +100.00](1)" in out
+    assert "(1) there is no interval, because the manifests are needed to score resamples" in out
+    assert " 0.00(1)" in out
 
 
 def test_figures_of_the_paper_are_marked_where_the_test_split_is_another(
@@ -96,7 +96,7 @@ def test_likelihood_is_compared_by_the_chosen_candidates(
 ) -> None:
     runs = []
     for name, right in (("a", False), ("b", True)):
-        run = write_run(tmp_path / name, "ks", [0.0] * 4, "accuracy")
+        run = write_run(tmp_path / name, "ks", [0.0] * 6, "accuracy")
         content = json.loads((run / "metrics.json").read_text())
         entries = content["test"]["datasets"]
         entries["ave"] = entries["ks"] | {"layout": "ave"}  # open answers: nothing was weighed
@@ -107,7 +107,7 @@ def test_likelihood_is_compared_by_the_chosen_candidates(
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         runs.append(str(run))
     out = compare(capsys, *runs, "--protocol", "likelihood", "--format", "markdown")
-    assert "| Kinetics-Sounds | accuracy | 4 | 0.00 | 100.00 | +100.00 [+100.00, +100.00]* |" in out
+    assert "| Kinetics-Sounds | accuracy | 6 | 0.00 | 100.00 | +100.00 [+100.00, +100.00]* |" in out
     assert "AVE" not in out
 
 
@@ -124,9 +124,43 @@ def test_runs_without_common_samples_get_no_interval(
     b = write_run(tmp_path / "b", "other", [0.5] * 4, layout="ave")
     out = compare(capsys, str(a), str(b), "--format", "csv")
     assert [line.split(",")[3:] for line in out.splitlines()[1:]] == [
-        ["50.00", "–", "(1)"],
-        ["–", "50.00", "(1)"],
+        ["50.00", "", ""],
+        ["", "50.00", ""],
     ]
+
+
+def test_few_samples_get_no_star(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (write_run(tmp_path / name, "ave", [score] * 5) for name, score in (("a", 0.2), ("b", 0.8)))
+    out = compare(capsys, str(a), str(b))
+    assert "+60.00 [+60.00, +60.00](1)" in out
+    assert "(1) with fewer than 6 samples, every difference may be chance." in out
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            '{"id": "ave/0", "score": NaN}',
+            "line 2: 'score' is nan; a number from 0 to 1, or null, is expected",
+        ),
+        ('{"id": "ave/0", "score": 1e30}', "line 2: 'score' is 1e+30; a number from 0 to 1"),
+        ('{"id": "ave/0", "score": "high"}', "line 2: 'score' is 'high'; a number from 0 to 1"),
+        ('{"id": "ave/0", "score": 0', "line 2 is not JSON"),
+        ("[]", "line 2 is not a record with an 'id'"),
+        (b'{"id": "\xe9"}', "is not UTF-8 text (invalid continuation byte, after line"),
+    ],
+)
+def test_damaged_answers_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str | bytes, said: str
+) -> None:
+    a, b = (write_run(tmp_path / name, "ave", [0.5]) for name in "ab")
+    file = b / "predictions/ave.jsonl"
+    file.write_bytes(file.read_bytes() + (line if isinstance(line, bytes) else line.encode()) + b"\n")
+    for command in (["compare", str(a), str(b)], ["report", str(b)]):
+        assert main(command) == 1
+        err = capsys.readouterr().err
+        assert f"{file}" in err
+        assert said in err
 
 
 def test_errors_say_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from crab_lightning.reports.page import single_metrics
-from crab_lightning.reports.tables import FORMATS, PlainTable, percent, signed
+from crab_lightning.reports.tables import FORMATS, INTERVAL, IntervalCell, PlainTable, percent, signed
 
 
 @pytest.fixture
@@ -25,7 +25,23 @@ def test_markdown_escapes_pipes_and_aligns_numbers_right(table: PlainTable) -> N
 
 
 def test_csv_reads_back(table: PlainTable) -> None:
-    assert list(csv.reader(FORMATS["csv"](table).splitlines())) == [table.columns, *table.rows]
+    wanted = [[cell.replace("−", "-") for cell in row] for row in table.rows]
+    assert list(csv.reader(FORMATS["csv"](table).splitlines())) == [table.columns, *wanted]
+
+
+def test_csv_has_numbers_alone_with_an_interval_in_three_columns_and_the_notes_of_a_row() -> None:
+    table = PlainTable("", ["dataset", "metric", "a (1)", f"Δ b{INTERVAL}"])
+    mark = table.mark("5 of 6 samples")
+    table.add(["x(1)", "map", "3.50†" + mark, IntervalCell("−1.00", "−2.50", "+0.50", "*") + mark])
+    table.add(["y", "map", "–", "–"])
+    table.add(["z", "map", "2.00", "+1.00" + table.mark("no interval")])
+    assert table.rows[0][3] == "−1.00 [−2.50, +0.50]*(1)"
+    assert list(csv.reader(FORMATS["csv"](table).splitlines())) == [
+        ["dataset", "metric", "a (1)", "Δ b", "Δ b low", "Δ b high", "notes"],
+        ["x(1)", "map", "3.50", "-1.00", "-2.50", "+0.50", "(1) 5 of 6 samples."],
+        ["y", "map", "", "", "", "", ""],
+        ["z", "map", "2.00", "+1.00", "", "", "(2) no interval."],
+    ]
 
 
 def test_latex_escapes_what_latex_would_read(table: PlainTable) -> None:

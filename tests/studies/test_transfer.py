@@ -15,6 +15,8 @@ import pytest
 
 from crab_lightning.commands import main
 from crab_lightning.reports.runs import FinishedRun
+from crab_lightning.reports.tables import IntervalCell, signed
+from crab_lightning.studies.comparison import comparison
 from crab_lightning.studies.conflicts import correlation
 from crab_lightning.studies.figures import coverage_figure
 from crab_lightning.studies.report import study_results, write_report
@@ -95,7 +97,7 @@ def test_a_metric_in_seconds_is_printed_in_seconds_and_a_tie_has_no_sign(tmp_pat
     seconds = {"higher_is_better": False, "low": 0.0, "high": None, "unit": "s"}
 
     def errors(cell: Cell, dataset: str) -> list[float]:
-        return [(3.0 if cell.regime == "single" else 1.0) + 0.1 * i for i in range(20)]
+        return [(0.5 if cell.regime == "single" else 0.25) + 0.02 * i for i in range(20)]
 
     def losses(cell: Cell, dataset: str) -> list[float]:
         broken = dataset == "ks" and cell.regime == "multi"
@@ -115,7 +117,7 @@ def test_a_metric_in_seconds_is_printed_in_seconds_and_a_tie_has_no_sign(tmp_pat
     assert all(path.exists() for path in own)
     assert "lora: in percent or in the unit named, validation loss" in said
     assert "Arms against lora, regime multi: in percent or in the unit named" in said
-    assert "accuracy (s, lower is better)    3.95   1.95  +2.00 [+2.00, +2.00]" in said
+    assert "accuracy (s, lower is better)    0.69   0.44  +0.25 [+0.25, +0.25]" in said
     assert "With 100 resamples no gain or difference can be certain: 3 datasets need at least 120." in said
     assert "points over" not in said  # seconds have no mean with points
     assert not (stale.parent / "deviation.png").exists()
@@ -124,7 +126,7 @@ def test_a_metric_in_seconds_is_printed_in_seconds_and_a_tie_has_no_sign(tmp_pat
     assert "0.0000 [0.0000, 0.0000]" in said
     assert "−0.0000" not in said
     pairs = (stale.parent / "pairs.csv").read_text()
-    assert 'lora,ks,ucf,"accuracy (s, lower is better)",3.95,1.95,"+2.00 [+2.00, +2.00]"' in pairs
+    assert 'lora,ks,ucf,"accuracy (s, lower is better)",0.69,0.44,+0.25,+0.25,+0.25,' in pairs
 
 
 def test_what_a_report_leaves_out_is_named(tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_damaged_answers_and_losses_leave_their_cell_out(study: Study, tmp_path:
         + ", ".join(f"{name} (damaged)" for name in names)
         in said
     )
-    assert f"{folders[0] / 'predictions/ks.jsonl'}, line 1: not JSON" in said
+    assert f"{folders[0] / 'predictions/ks.jsonl'}, line 1 is not JSON" in said
     assert "Remove the file metrics.json of this cell; `study run` then tests the cell again." in said
     assert "Remove it; the next validation of the run writes it again." in said
     assert "seeds: 1 (Kinetics-Sounds, UCF51); 0, 1 (AVE, LLP, ARIG)." in said
@@ -356,3 +358,39 @@ def test_a_metric_without_scores_of_samples_is_computed_anew_from_a_run(
         assert found is not None
         assert isinstance(found.statistic, statistic), found.note
     assert "uar of the answers on disk is 1.000000, metrics.json says 0.500000" in found.note
+
+
+def test_runs_are_compared_by_the_metric_itself_if_it_is_no_mean_over_samples(
+    finished: Path, tmp_path: Path
+) -> None:
+    cell = read_study(finished).folder / "cells/ilora.multi.seed0"
+    data = data_of(cell, ("dfew",))
+    samples = data.samples("test", "dfew")
+    task, spec = data.tasks["emotion_recognition"], data.datasets["dfew"]
+    runs = []
+    for name, right in (("all", True), ("some", False)):
+        shutil.copytree(cell, tmp_path / name)
+        metrics = task.metrics(spec)
+        lines = []
+        for place, one in enumerate(samples):
+            said = task.direct(one) if right or place % 2 else "?"
+            answer = task.parse(said, one, spec)
+            task.update(metrics, answer, one, spec)
+            score = task.score(answer, one, spec)
+            lines.append(json.dumps({"id": one.id, "answer": said, "score": score}) + "\n")
+        (tmp_path / name / "predictions/dfew.jsonl").write_text("".join(lines))
+        entry = {
+            "task": "emotion_recognition",
+            "layout": "dfew",
+            "headline": "uar",
+            "counts": {"scored": len(lines)},
+            "strict": {"uar": float(metrics.compute()["uar"])},
+        }
+        runs.append(FinishedRun(tmp_path / name, name, "test", {"datasets": {"dfew": entry}}))
+    values = [run.datasets["dfew"]["strict"]["uar"] for run in runs]
+    assert values[1] < values[0] == 1
+    table = comparison(runs, resamples=100)
+    cell_text = table.rows[0][-1]
+    assert isinstance(cell_text, IntervalCell)
+    assert cell_text.parts[0] == signed(values[1] - values[0])
+    assert not any("no interval" in note for note in table.notes)

@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from crab_lightning.data.manifests.layout import display_name
-from crab_lightning.metrics.scale import PERCENT, Scale, read_scale, units_said
-from crab_lightning.reports.bootstrap import paired_difference
+from crab_lightning.metrics.scale import Scale, read_scale, units_said
+from crab_lightning.reports.bootstrap import Difference, bootstrap_mean
 from crab_lightning.reports.published import (
     PublishedFigure,
     known_test_samples,
     published_figures,
     published_source,
 )
-from crab_lightning.reports.runs import FinishedRun
-from crab_lightning.reports.tables import PlainTable, signed
+from crab_lightning.reports.runs import FinishedRun, JoinedRuns
+from crab_lightning.reports.tables import INTERVAL, IntervalCell, PlainTable
 from crab_lightning.spelling import did_you_mean
+from crab_lightning.studies.statistics import RatioStatistic, Statistic, drawn_counts, headline_of
+
+_FEWEST = 6
+"""Fewest samples for a difference that is not chance: the exact sign test of five gives p = 0.06 at best."""
+_CHUNK = 4_000_000
+_MOST_COMPUTED = 1000
+"""Most resamples for a metric that is computed again for each of them, which may take a second."""
 
 
 def comparison(
@@ -46,7 +55,7 @@ def comparison(
     first = runs[0]
     others = runs[1:] if protocol != "valid_only" else []
     columns = ["dataset", "metric", "answers", *(run.name for run in runs)]
-    columns += [f"Δ {other.name} [95 % CI]" for other in others]
+    columns += [f"Δ {other.name}{INTERVAL}" for other in others]
     columns += [f"{method} (paper)" for method in methods or ()]
     table = PlainTable("", columns)
     units = set()
@@ -54,7 +63,7 @@ def comparison(
         entries = [run.datasets.get(dataset) for run in runs]
         known = next(e for e in entries if e is not None)
         table.names[dataset] = display_name(dataset, known["layout"])
-        scores = [run.scores(dataset, protocol) for run in runs] if others else []
+        statistics = [_statistic(run, dataset, protocol) for run in runs] if others else []
         for metric in _metrics(entries, figures, known["layout"], protocol, all_metrics):
             values = [None if e is None else e.get(protocol, {}).get(metric) for e in entries]
             scale = read_scale(known, metric)
@@ -66,19 +75,18 @@ def comparison(
                 if metric != known["headline"]:
                     cells.append("")
                     continue
-                if scale.unit != PERCENT:  # the scores of samples are fractions, but the metric is not
-                    cells.append(_plain_difference(scale, values[0], values[i], table))
-                    continue
-                cells.append(_difference(scores, i, [values[0], values[i]], table, seed, resamples))
+                ends = (values[0], values[i]), (statistics[0], statistics[i])
+                cells.append(_difference(scale, *ends, table, seed, resamples))
             for method in methods or ():
                 cells.append(_printed(figures, method, known, metric, runs, entries, table))
             table.add(cells)
     table.title = f"{first.split}: {units_said(units)}, {protocol}"
     if others:
         table.notes.append(
-            f"Δ: difference to {first.name} in points, over the samples that have a score in both runs,"
-            f" with the paired bootstrap interval ({resamples:,} resamples, seed {seed}); * means that the"
-            f" interval does not contain 0."
+            f"Δ: difference to {first.name}, over the samples that have a score in both runs, with the paired"
+            f" bootstrap interval ({resamples:,} resamples, at most {_MOST_COMPUTED:,} for metrics that are"
+            f" computed from all answers together, such as mAP and CIDEr; seed {seed}); * means"
+            " that the interval does not contain 0."
         )
     elif len(runs) > 1:
         table.notes.append("There are no intervals, because they need scores in which every sample counts.")
@@ -121,36 +129,63 @@ def _metrics(
     return sorted(kept, key=lambda name: name not in headlines)
 
 
+def _statistic(run: FinishedRun, dataset: str, protocol: str) -> tuple[Statistic | None, str]:
+    """Return the primary metric of a run on any resample of its answers, or the reason why there is none."""
+    part = run.home.get(dataset, run) if isinstance(run, JoinedRuns) else run
+    if protocol == "strict":
+        found = headline_of(part, dataset)
+        return (None, "") if found is None else (found.statistic, found.note)
+    scores = part.scores(dataset, protocol)
+    return RatioStatistic(list(scores), list(scores.values())) if scores else None, ""
+
+
 def _difference(
-    scores: Sequence[dict[str, float]],
-    index: int,
-    headlines: Sequence[float | None],
+    scale: Scale,
+    values: tuple[float | None, float | None],
+    statistics: tuple[tuple[Statistic | None, str], ...],
     table: PlainTable,
     seed: int,
     resamples: int,
 ) -> str:
     """Return the difference between a run and the first run, with its interval, as text."""
-    a, b = scores[0], scores[index]
-    found = paired_difference(a, b, resamples=resamples, seed=seed)
-    if found is None:
-        return table.mark("the two runs have no scored sample in common") if a or b else "–"
-    marks = ""
-    if found.samples < max(len(a), len(b)):
-        marks += table.mark(f"{found.samples} of {max(len(a), len(b))} samples are common to both runs")
-    means = [sum(s.values()) / len(s) for s in (a, b)]
-    if any(h is None or abs(h - m) > 1e-4 for h, m in zip(headlines, means, strict=True)):
-        marks += table.mark("the metric is not a mean over samples; Δ is that of the mean sample score")
-    star = "*" if found.differs else ""
-    return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]{star}{marks}"
-
-
-def _plain_difference(scale: Scale, a: float | None, b: float | None, table: PlainTable) -> str:
-    """Return the difference of two values of a metric that is not a fraction, as text."""
+    (a, why_a), (b, why_b) = statistics
     if a is None or b is None:
-        return "–"
-    return scale.signed(b - a) + table.mark(
-        "this metric has no range of 0 to 1, so this is the difference of its values"
+        if values[0] is None or values[1] is None:
+            return "–"
+        reason = why_a or why_b or "the answers have no scores"
+        return scale.signed(values[1] - values[0]) + table.mark(f"there is no interval, because {reason}")
+    known = set(b.ids)
+    common = [name for name in sorted(a.ids) if name in known]
+    if not common:
+        return table.mark("the two runs have no scored sample in common")
+    marks = ""
+    if len(common) < (most := max(len(a.ids), len(b.ids))):
+        marks += table.mark(f"{len(common)} of {most} samples are common to both runs")
+    found = _interval(a.of(common), b.of(common), seed, resamples)
+    if found.samples < _FEWEST:
+        marks += table.mark(f"with fewer than {_FEWEST} samples, every difference may be chance")
+    star = "*" if found.differs and found.samples >= _FEWEST else ""
+    value, low, high = (scale.signed(v) for v in (found.mean, found.low, found.high))
+    return IntervalCell(value, low, high, star + marks)
+
+
+def _interval(a: Statistic, b: Statistic, seed: int, resamples: int) -> Difference:
+    """Return the difference of two metrics on the same samples, with the interval of the paired bootstrap."""
+    if isinstance(a, RatioStatistic) and isinstance(b, RatioStatistic) and a.is_mean and b.is_mean:
+        return bootstrap_mean(b.parts - a.parts, resamples=resamples, seed=seed)
+    rng = np.random.default_rng(seed)
+    if not (isinstance(a, RatioStatistic) and isinstance(b, RatioStatistic)):
+        resamples = min(resamples, _MOST_COMPUTED)
+    step = max(1, _CHUNK // len(a.ids))
+    drawn = np.concatenate(
+        [
+            b.at(counts) - a.at(counts)
+            for start in range(0, resamples, step)
+            for counts in [drawn_counts(len(a.ids), min(step, resamples - start), rng)]
+        ]
     )
+    low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
+    return Difference(b.value() - a.value(), float(low), float(high), len(a.ids))
 
 
 def _printed(
