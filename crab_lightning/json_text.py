@@ -27,7 +27,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)
     except json.JSONDecodeError as err:
-        place = f"{err.msg} at line {err.lineno}, column {err.colno}"
+        place = f"{err.msg.removesuffix(' at')} at line {err.lineno}, column {err.colno}"
         raise NotJsonError(f"is not JSON: {place}. {_remedy(err)}".rstrip()) from err
     except _RefusedError:
         raise

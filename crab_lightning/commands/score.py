@@ -62,6 +62,8 @@ def run(words: Sequence[str]) -> None:
     )
     switch("--json", "print JSON only")
     args = parser.parse_args(words)
+    if args.out is not None:
+        _refuse_other_results(args.out)
     if not args.predictions.is_file():
         raise FileNotFoundError(f"--predictions {args.predictions} is not a file")
     if not args.root.is_dir():
@@ -116,6 +118,14 @@ def run(words: Sequence[str]) -> None:
         write_run(args.out, args.dataset, result, lines if joined.per_sample else [], options, whole)
     content = {"dataset": args.dataset, "options": options, "join": joined.counts(), "result": result}
     print(json.dumps(content, indent=2)) if args.json else _print(args, result, joined)
+
+
+def _refuse_other_results(folder: Path) -> None:
+    """Refuse a folder with results that ``score`` did not write, because it would replace them."""
+    path = folder / "metrics.json"
+    results = read_json(path, "Remove it, or give another --out") if path.is_file() else {}
+    if any(not isinstance(part, dict) or "scored_without_model" not in part for part in results.values()):
+        raise ValueError(f"--out {folder} contains the results of a run, which are kept; give another folder")
 
 
 def write_run(

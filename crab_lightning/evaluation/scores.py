@@ -348,16 +348,20 @@ def make_ready(tasks: Mapping[str, Task[Any]], anywhere: Callable[[bool], bool] 
 def majority_answers(data: Any) -> dict[str, Any]:
     """Return the most frequent training answer of each dataset, for the baseline.
 
+    The validation rows, which come from the training file, count too, unless they are tested.
+
     Args:
         data: A data module.
 
     Returns:
         Dataset -> answer. A dataset without training rows or true answers is left out.
     """
-    rows: dict[str, list[Sample]] = {name: [] for name in data.datasets}
+    rows: dict[str, list[Sample]] = {}
     try:
-        for sample in data.samples("train"):
-            rows[sample.dataset].append(sample)
+        for name in data.datasets:
+            tested = data.samples("test", name)
+            held_out = [] if tested and tested[0].split == "val" else data.samples("val", name)
+            rows[name] = [*data.samples("train", name), *held_out]
     except (OSError, ValueError) as err:
         rank_zero_info(f"There is no majority baseline, because the training rows cannot be read ({err})")
         return {}

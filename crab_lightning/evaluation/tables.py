@@ -136,7 +136,10 @@ def print_results(
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if any(r["counts"]["scored"] for r in results.values()):
         say("strict: an answer that cannot be read, or is missing, is scored as an empty prediction.")
-        say("valid only: such answers are left out. majority: always the most frequent training answer.")
+        say(
+            "valid only: such answers are left out. majority: always the most frequent training"
+            " answer, or the median box."
+        )
     earned = {name: r["unparsed_score"] for name, r in results.items() if r.get("unparsed_score")}
     if earned:
         shares = ", ".join(f"{name} {100 * value:.1f}" for name, value in earned.items())

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from crab_lightning.data.manifests.column_types import kind_of
 from crab_lightning.data.manifests.layout import LAYOUTS, card
 from crab_lightning.data.manifests.repeats import ASKED_AGAIN
 from crab_lightning.json_text import NotJsonError, parse_json
@@ -79,16 +80,20 @@ def read_answers(path: Path) -> list[Record]:
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as err:
-        raise JoinError(f"{path} is not UTF-8 text, so it is not an answer file") from err
+        raise JoinError(
+            f"{path} is not UTF-8 text; unpack it if it is compressed, or save it as UTF-8"
+        ) from err
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             record = parse_json(line)
         except NotJsonError as err:
-            hint = " The run was cut off there: remove the line." if number == len(lines) > 1 else ""
+            hint = " The file was cut off there: remove the line." if number == len(lines) > 1 else ""
             if number == 1 and line.lstrip()[:1] in ("[", "{"):
                 hint = " Each line of the file must be one object; write no JSON text over several lines."
+            elif number == 1:
+                hint = ' Each line must be an object, for example {"id": "ave/test/x", "answer": "dog"}.'
             raise JoinError(f"{path}, line {number} of {len(lines)} {err}{hint}") from err
         except ValueError as err:
             raise JoinError(f"{path}, line {number} of {len(lines)} {err}") from err
@@ -97,10 +102,18 @@ def read_answers(path: Path) -> list[Record]:
                 f"{path}, line {number}: a JSON array; the file has to contain one object in each line, "
                 "without brackets around them"
             )
-        if not isinstance(record, dict) or not isinstance(answer_text(record), str):
+        if not isinstance(record, dict):
             raise JoinError(
-                f"{path}, line {number}: expected an object with 'answer' (ours) or 'predict'"
-                " (released scripts)"
+                f"{path}, line {number} is {kind_of(record)}; an object with 'answer' is expected"
+            )
+        if not isinstance(answer_text(record), str):
+            keys = [key for key in ("answer", "predict") if key in record]
+            found = (
+                f"{keys[0]!r} is {kind_of(record[keys[0]])}" if keys else f"the keys are {', '.join(record)}"
+            )
+            raise JoinError(
+                f"{path}, line {number}: {found}; a text under 'answer' (or 'predict', as in the files of the"
+                " released scripts) is expected"
             )
         records.append(record)
     if not records:

@@ -145,7 +145,7 @@ def to_csv(table: PlainTable) -> str:
     for row in table.rows:
         marks = dict.fromkeys(mark for cell in row for mark in _MARK.findall(cell) if mark in known)
         noted.append(" ".join(known[mark] for mark in marks))
-        cells = []
+        cells: list[str] = []
         for column, cell, is_wide in zip(table.columns, row, wide, strict=True):
             parts = cell.parts if isinstance(cell, IntervalCell) else (cell, *[""] * (2 * is_wide))
             cells += parts if column in _OF_DATASETS else [_plain(part, known) for part in parts]

@@ -232,6 +232,19 @@ def test_out_writes_what_compare_reads(root: Path, capsys: pytest.CaptureFixture
     assert metrics["test"]["datasets"]["ave"]["strict"]["segment_accuracy"] == 1.0
     lines = (root / "run" / "predictions" / "ave.jsonl").read_text().splitlines()
     assert [json.loads(line)["score"] for line in lines] == [1.0] * 4
+    score(root, "ave", records, capsys, "--out", str(root / "run"))  # its own results may be replaced
+
+
+def test_results_of_a_run_are_never_replaced(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = root / "run/metrics.json"
+    path.parent.mkdir()
+    path.write_text('{"test": {"datasets": {"ave": {}}}}')
+    records = [says(row, "Cat", 1) for row in AVE]
+    with pytest.raises(
+        AssertionError, match=r"--out \S+run contains the results of a run, which are kept; give"
+    ):
+        score(root, "ave", records, capsys, "--out", str(root / "run"))
+    assert path.read_text() == '{"test": {"datasets": {"ave": {}}}}'
 
 
 def test_answers_to_rows_of_your_own_are_scored_without_the_released_folder(

@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from crab_lightning.evaluation import Evaluator
+from crab_lightning.evaluation.scores import majority_answers
 from crab_lightning.structures import Batch
-from tests.evaluation.fakes import Parrot, Rows, sample
+from tests.evaluation.fakes import CLASSES, Parrot, Rows, sample
 from tests.quiet import quiet_trainer
 
 
@@ -58,6 +59,15 @@ def test_majority_baseline_is_the_most_frequent_training_answer(tmp_path: Path) 
     _, evaluator = run_test(tmp_path / "run", Rows(splits()))
     assert evaluator.results["a"]["majority_answer"] == "bell"
     assert evaluator.results["a"]["majority"] == {"accuracy": 2 / 4}
+
+
+def test_validation_rows_count_for_the_majority_unless_they_are_tested() -> None:
+    rows = {
+        "train": [sample("a", 0, "train", "", "dog")],
+        "val": [sample("a", n, "val", "", "horn") for n in (1, 2)],
+    }
+    for test, most in (([sample("a", 0, "test", "", "dog")], "horn"), (rows["val"], "dog")):
+        assert majority_answers(Rows({**rows, "test": test})) == {"a": CLASSES.index(most)}
 
 
 def test_every_value_is_logged_under_split_task_dataset_metric(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def test_a_line_that_was_cut_off_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"answer": "x"}\n{"answ')
     with pytest.raises(
-        JoinError, match=r"line 2 of 2 is not JSON.* The run was cut off there: remove the line"
+        JoinError, match=r"line 2 of 2 is not JSON.* The file was cut off there: remove the line"
     ):
         read_answers(path)
 
@@ -43,8 +44,18 @@ def test_an_empty_file_and_a_line_without_answer_are_refused(tmp_path: Path) -> 
     path.write_text("\n")
     with pytest.raises(JoinError, match="contains no answers"):
         read_answers(path)
-    path.write_text('{"id": 1}\n')
-    with pytest.raises(JoinError, match="line 1: expected an object with 'answer'"):
+    for line, said in (
+        ('{"id": 1}', "line 1: the keys are id; a text under 'answer'"),
+        ('{"id": 1, "answer": 5}', "line 1: 'answer' is a number; a text under 'answer'"),
+        ('{"id": 1, "predict": null}', "line 1: 'predict' is null; a text under 'answer'"),
+        ("3", "line 1 is a number; an object with 'answer' is expected"),
+        ("id,answer", "line 1 of 2 is not JSON: .* Each line must be an object, for example"),
+    ):
+        path.write_text(f"{line}\n{line}\n")
+        with pytest.raises(JoinError, match=said):
+            read_answers(path)
+    path.write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(JoinError, match="is not UTF-8 text; unpack it if it is compressed"):
         read_answers(path)
 
 
