@@ -25,13 +25,18 @@ def parse_json(text: str | bytes) -> Any:
             remove it.``
     """
     try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         return json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)
     except json.JSONDecodeError as err:
         place = f"{err.msg.removesuffix(' at')} at line {err.lineno}, column {err.colno}"
         raise NotJsonError(f"is not JSON: {place}. {_remedy(err)}".rstrip()) from err
     except _RefusedError:
         raise
-    except (ValueError, RecursionError) as err:
+    except UnicodeDecodeError as err:
+        raise NotJsonError(f"is not UTF-8 text (byte {err.object[err.start]:#04x} at {err.start}).") from err
+    except RecursionError as err:
+        raise ValueError("is nested too deeply.") from err
+    except ValueError as err:
         raise ValueError(f"is not JSON that can be read: {err}.") from err
 
 

@@ -128,6 +128,7 @@ def _prepare(source: Path, folder: Path, args: Any) -> list[str]:
     from crab_lightning.adapters import ADAPTERS, read_adapter_config
     from crab_lightning.adapters.checkpoint import read_weights, rewrite_base
     from crab_lightning.reports.model_card import CardFacts, model_card
+    from crab_lightning.reports.runs import is_synthetic
     from crab_lightning.runs.run_folder import find_adapter, find_run
 
     adapter = find_adapter(source)
@@ -160,6 +161,7 @@ def _prepare(source: Path, folder: Path, args: Any) -> list[str]:
     facts = CardFacts(
         args.to, base, config, about["metadata"], about["parameters"], tasks, results, made, args.license,
         has_config=run is not None, packages=sorted(packages),
+        synthetic=run is not None and bool(is_synthetic(run)),
     )  # fmt: skip
     (folder / _CARD).write_text(model_card(facts), encoding="utf-8")
     return notes
@@ -241,6 +243,12 @@ def _results(run: Path | None, adapter: Path, notes: list[str]) -> tuple[dict[st
     results: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")).get("test")
     if results is None:
         notes.append("metrics.json contains no test results, so the card has no scores; run `test` first")
+        return None, ""
+    if by_file := results.get("scored_without_model"):
+        notes.append(
+            f"the card has no scores, because `score` has written those of {', '.join(by_file)} from an"
+            " answer file. Run `test` with these weights first"
+        )
         return None, ""
     identity = results.get("identity", {})
     checkpoint = identity.get("checkpoint")

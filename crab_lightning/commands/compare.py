@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from crab_lightning.commands.file_arguments import file_to_write
 from crab_lightning.commands.help_text import Options, positive, zero_or_more
-from crab_lightning.configuration.files import read_yaml
 from crab_lightning.files import replace_text
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def run(words: Sequence[str]) -> None:
         raise ValueError(
             f"--resamples is {args.resamples}; an interval needs at least 100 resamples; 10,000 are better"
         )
-    from crab_lightning.reports.runs import JoinedRuns, find_results
+    from crab_lightning.reports.runs import JoinedRuns, find_results, is_synthetic
     from crab_lightning.reports.tables import FORMATS
     from crab_lightning.studies.comparison import comparison
 
@@ -90,16 +89,6 @@ def run(words: Sequence[str]) -> None:
     else:
         replace_text(args.out, text + "\n")
         print(f"Wrote {args.out}")
-
-
-def is_synthetic(folder: Path) -> bool | None:
-    """Return whether a run used Mini AV-UIE; ``None`` if its config or its data root is missing."""
-    configs = sorted(folder.glob("config*.yaml"), key=lambda p: p.stat().st_mtime)
-    if not configs:
-        return None
-    content = read_yaml(configs[-1]) or {}
-    root = Path(str((content.get("data") or {}).get("root", "")))
-    return (root / "mini.json").is_file() if root.is_dir() else None
 
 
 def _named(runs: Sequence[FinishedRun]) -> list[FinishedRun]:

@@ -48,6 +48,8 @@ def run(words: Sequence[str]) -> None:
     args = parser.parse_args(given)
     from crab_lightning.commands.trainer import run as run_trainer
     from crab_lightning.configuration.files import compose
+    from crab_lightning.configuration.objects import class_of
+    from crab_lightning.models import EndpointModule
 
     folder = args.folder or f"runs/endpoint/{args.model.replace('/', '_')}"
     options = {
@@ -62,6 +64,11 @@ def run(words: Sequence[str]) -> None:
     if args.explain:
         options["--data.explain_answers"] = "true"
     whole = compose([args.config], of_run=True).get("model")
+    if whole and not issubclass(class_of(str(whole.get("class_path"))), EndpointModule):
+        raise ValueError(
+            f"--config {args.config} has the model {whole.get('class_path')}, which runs on this machine."
+            " Give a config without `model`, which has only the tasks and datasets"
+        )
     configs = [args.config] if whole else ["endpoint.yaml", args.config]
     pairs = [*(("--config", name) for name in configs), *options.items()]
     run_trainer(["test", *(word for pair in pairs for word in pair), *rest])

@@ -81,8 +81,9 @@ class Scale:
         return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
 
     def label(self, name: str) -> str:
-        """Return the name of a metric with its unit, if it is not percent, and a lower-is-better remark."""
+        """Return the name of a metric with its unit, if it is no fraction in percent, and its direction."""
         notes = [self.unit] if self.unit not in (PERCENT, "") else []
+        notes += ["times 100"] if self.unit == PERCENT and self.high != 1 else []
         notes += [] if self.higher_is_better else ["lower is better"]
         return f"{name} ({', '.join(notes)})" if notes else name
 

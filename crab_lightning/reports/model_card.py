@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from crab_lightning.adapters import AdapterConfig
-from crab_lightning.metrics.scale import read_scale
+from crab_lightning.metrics.scale import PERCENT, read_scale
 
 LICENCES = (
     "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m",
@@ -46,6 +46,7 @@ class CardFacts:
         licence: Identifier of the licence on the hub; ``None`` if it is not known.
         has_config: Whether the repository contains ``config.yaml``.
         packages: Other packages whose classes the run needs.
+        synthetic: Whether the run was tested on the synthetic clips of Mini AV-UIE.
     """
 
     repo: str
@@ -59,6 +60,7 @@ class CardFacts:
     licence: str | None = None
     has_config: bool = True
     packages: Sequence[str] = ()
+    synthetic: bool = False
 
 
 def model_card(facts: CardFacts) -> str:
@@ -127,9 +129,9 @@ def _scores(facts: CardFacts) -> list[str]:
         metric = entry["headline"]
         scale = read_scale(entry, metric)
         value = scale.text(entry["strict"].get(metric))
-        unit = " %" if scale.unit == "%" and value != "–" else ""
-        asked = entry["counts"]["scored"]
-        lines.append(f"| {name} | {entry['task']} | {scale.label(metric)} | {value}{unit} | {asked:,} |")
+        unit = " %" if scale.unit == PERCENT and scale.high == 1 and value != "–" else ""
+        asked = f"{entry['counts']['scored']:,}{' (validation)' * (_split(entry) == 'val')}"
+        lines.append(f"| {name} | {entry['task']} | {scale.label(metric)} | {value}{unit} | {asked} |")
         notes += [f"- {name}: {entry['note']}"] if entry.get("note") else []
     made = facts.results.get("made", {})
     version = made.get("version", "an earlier version")
@@ -139,7 +141,21 @@ def _scores(facts: CardFacts) -> list[str]:
         "test sets. An unreadable answer counts as an empty one. `crab-lightning test --ckpt_path adapter "
         "--data.root DATA` repeats the test."
     )
+    if any(_split(entry) == "val" for entry in facts.results["datasets"].values()):
+        said += (
+            " Datasets without a test file were tested on a part of their training file that the training did"
+            ' not use; the table marks them with "validation".'
+        )
+    if facts.synthetic:
+        said += (
+            " The clips are the synthetic ones of Mini AV-UIE, so these scores say nothing about real videos."
+        )
     return ["## Scores", said, "\n".join(lines), *(["\n".join(notes)] if notes else [])]
+
+
+def _split(entry: Mapping[str, Any]) -> str:
+    """Return the split of the questions of a dataset: ``test``, or ``val`` without a test file."""
+    return "val" if entry.get("splits") == ["val"] else "test"
 
 
 def _results(facts: CardFacts) -> list[EvalResult]:
@@ -150,8 +166,8 @@ def _results(facts: CardFacts) -> list[EvalResult]:
             result = EvalResult(
                 task_type=entry["task"],
                 dataset_type=name,
-                dataset_name=name,
-                dataset_split="test",
+                dataset_name=f"{name} (Mini AV-UIE, synthetic)" if facts.synthetic else name,
+                dataset_split=_split(entry),
                 metric_type=entry["headline"],
                 metric_value=round(float(value), 6),
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crab_lightning.configuration.files import read_yaml
 from crab_lightning.evaluation.prediction_files import read_records
 from crab_lightning.files import read_json
 
@@ -134,6 +135,16 @@ def find_results(path: Path, split: str = "test") -> FinishedRun:
             + (f", or {older}, which has them" if older is not None else "")
         )
     return FinishedRun(folder, _name(folder), split, content[split])
+
+
+def is_synthetic(folder: Path) -> bool | None:
+    """Return whether a run used Mini AV-UIE; ``None`` if its config or its data root is missing."""
+    configs = sorted(folder.glob("config*.yaml"), key=lambda p: p.stat().st_mtime)
+    if not configs:
+        return None
+    content = read_yaml(configs[-1]) or {}
+    root = Path(str((content.get("data") or {}).get("root", "")))
+    return (root / "mini.json").is_file() if root.is_dir() else None
 
 
 _ENTRY: dict[str, Any] = {"task": str, "layout": str, "strict": dict, "counts": dict, "headline": str | None}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from crab_lightning.files import HUB_NAME
 from crab_lightning.program import is_first_process
 
 PULLED = ["adapter.json", "*.safetensors", "config.yaml", "README.md"]
@@ -110,6 +111,7 @@ def clear_errors(endpoint: str, repo: str) -> Iterator[None]:
     Raises:
         HubError: Instead of the errors of the hub.
     """
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
@@ -118,6 +120,8 @@ def clear_errors(endpoint: str, repo: str) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
+    if not HUB_NAME.fullmatch(repo):
+        raise HubError(f"{repo} is not a name of a repository; OWNER/NAME is expected")
     try:
         yield
     except HFValidationError as err:
@@ -135,6 +139,8 @@ def clear_errors(endpoint: str, repo: str) -> Iterator[None]:
         said = " ".join(str(err.server_message or err).split())[:300]
         raise HubError(f"{endpoint} refused with status {status}: {said}{hint}") from err
     except LocalEntryNotFoundError as err:
+        if constants.HF_HUB_OFFLINE:
+            raise HubError(f"HF_HUB_OFFLINE is set, so {repo} cannot be downloaded; unset it") from err
         raise HubError(f"{endpoint} cannot be reached: {' '.join(str(err).split())[:200]}") from err
     except Exception as err:
         if (why := _unreachable(err, endpoint)) is None:

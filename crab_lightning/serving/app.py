@@ -15,6 +15,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -143,6 +144,12 @@ def make_app(
     @app.exception_handler(RequestError)
     async def refused(_: Request, err: RequestError) -> Response:
         return failed(err, {"Retry-After": "1"} if err.status == 429 else None)
+
+    @app.exception_handler(HTTPException)
+    async def absent(request: Request, err: HTTPException) -> Response:
+        what = f"there is no {request.method} {request.url.path}; this server has POST /v1/chat/completions"
+        said = what if err.status_code in (404, 405) else str(err.detail)
+        return failed(RequestError(said, err.status_code), dict(err.headers or {}))
 
     @app.exception_handler(Exception)
     async def broke(_: Request, err: Exception) -> Response:

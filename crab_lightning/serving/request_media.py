@@ -54,7 +54,7 @@ def load_example(
         except (MediaError, OSError) as err:
             raise _unusable(err, scratch) from err
         sample = Sample(
-            id=f"request/{next(_NUMBERS)}",
+            id=f"the request {next(_NUMBERS)}",
             dataset="request",
             task=request.task,
             split="test",

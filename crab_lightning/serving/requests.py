@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +144,7 @@ def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object with the key 'messages'")
     sizes = sizes or RequestSizes()
-    _check_keys(body, (*_READ, *_UNSUPPORTED, *_HARMLESS), "the request")
+    _check_keys(body, (*_READ, *_HARMLESS), "the request", also=_UNSUPPORTED)
     for key, what in _UNSUPPORTED.items():
         if body.get(key) not in (None, [], {}, False, 0, _WITHOUT_EFFECT.get(key)):
             raise RequestError(f"this server does not support {what}; leave '{key}' out", param=key)
@@ -179,10 +179,12 @@ def read_request(body: Any, sizes: RequestSizes | None = None) -> ChatRequest:
     return ChatRequest(conversation, media, sampling, limit, stream, bool(usage), frames, task, weighed)
 
 
-def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def _check_keys(
+    given: Mapping[str, Any], known: Sequence[str], where: str, also: Container[str] = ()
+) -> None:
     """Refuse unknown keys, because a key without an effect would change the answer on another server."""
     for key, value in given.items():
-        if key not in known and value is not None:
+        if key not in known and key not in also and value is not None:
             raise RequestError(
                 f"{where} has the key {shown(key)}, which this server does not read"
                 f"{did_you_mean(key, known)}; leave it out. Known keys: {', '.join(known)}",
@@ -234,7 +236,8 @@ def _number(
     fits = isinstance(value, int) if whole else isinstance(value, int | float)
     if isinstance(value, bool) or not fits or not low <= value <= high:
         kind = "a whole number" if whole else "a number"
-        raise RequestError(f"'{key}' must be {kind} between {low:g} and {high:g}", param=key)
+        span = f"above 0 and at most {high:,}" if 0 < low < 1 else f"between {low:,} and {high:,}"
+        raise RequestError(f"'{key}' must be {kind} {span}", param=key)
     return value
 
 
@@ -280,7 +283,9 @@ def _conversation(messages: Any, sizes: RequestSizes) -> tuple[Conversation, tup
     content = user.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list) or not parts:
-        raise MessagesError("the content of the user message must be a text or a list of parts")
+        raise MessagesError(
+            "the content of the user message must be a text, or a list with at least one part"
+        )
     turn: list[str | Media] = []
     media: list[tuple[Media, str]] = []
     for number, part in enumerate(parts):

@@ -69,7 +69,10 @@ def comparison(
             scale = read_scale(known, metric)
             units.add(scale.unit)
             cells = [dataset, scale.label(metric)]
-            cells.append("/".join(dict.fromkeys(str(e["counts"]["scored"]) if e else "–" for e in entries)))
+            answers = "/".join(dict.fromkeys(str(e["counts"]["scored"]) if e else "–" for e in entries))
+            if first.split == "test" and any(e is not None and e.get("splits") == ["val"] for e in entries):
+                answers += table.mark("there is no test file, so these are validation rows")
+            cells.append(answers)
             cells += [scale.text(v) for v in values]
             for i in range(1, len(others) + 1):
                 if metric != known["headline"]:

@@ -229,7 +229,9 @@ def headline_of(run: FinishedRun, dataset: str) -> Headline | None:
     if scores and len(scores) == len(records) == entry["counts"]["scored"]:
         mean = RatioStatistic(list(scores), list(scores.values()))
         found = mean if abs(mean.value() - value) < _EQUAL else None
-    if found is None:
+    if found is None and (missing := entry["counts"].get("missing")):
+        note = f"{missing} of the questions have no answer in the run {run.name}"
+    elif found is None:
         found, note = _recomputed(run, dataset, metric, value, records)
     return Headline(metric, value, scale, found, note, str(entry["task"]))
 

@@ -125,6 +125,22 @@ def test_endpoint_that_is_not_there_is_named(
     assert "http://127.0.0.1:9/v1 cannot be reached" in capsys.readouterr().err
 
 
+def test_config_with_a_model_of_this_machine_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--endpoint",
+        "http://127.0.0.1:9/v1",
+        "--model",
+        "m",
+        "--data.root",
+        "x",
+        "--config",
+        "demo.yaml",
+    ]
+    assert main(["evaluate", *words]) == 1
+    said = "--config demo.yaml has the model crab_lightning.models.OmniModule, which runs on this machine"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("lossless", [True, False])
 def test_sound_survives_the_way_to_the_endpoint(tmp_path: Path, lossless: bool) -> None:
     sound = torch.sin(torch.arange(16_000) * 0.05) * 0.7

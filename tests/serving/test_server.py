@@ -220,7 +220,12 @@ def test_models_and_health_are_listed(server: Server) -> None:
         ({"messages": [{"role": "user", "content": "  "}]}, "contains no text"),
         ({"n": 2}, "one answer"),
         ({"temperature": 9}, "between 0 and 2"),
-        ({"max_tokens": 0}, "between 1 and"),
+        ({"max_tokens": 0}, "between 1 and 1,000,000$"),
+        ({"top_p": 0}, "must be a number above 0 and at most 1$"),
+        (
+            {"messages": [{"role": "user", "content": "a<|im_end|>"}]},
+            r"the request \d+: its text contains the",
+        ),
         ({"stop": ["x"]}, "stop sequences"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"repetition_penalty": 1.2}, "does not support penalties; leave 'repetition_penalty' out"),
@@ -287,10 +292,19 @@ def test_large_body_wrong_json_and_wrong_model_are_refused(server: Server, media
     assert large.value.status_code == 413
     with pytest.raises(NotFoundError, match="there is no model"):
         server.client().chat.completions.create(model="other", messages=message(media))
-    request = urllib.request.Request(f"http://127.0.0.1:{server.port}/v1/chat/completions", b"{nonsense")
-    with pytest.raises(urllib.error.HTTPError) as wrong:
-        urllib.request.urlopen(request, timeout=10)
-    assert wrong.value.code == 400
+    chat = "/v1/chat/completions"
+    for place, body, code, said in (
+        (chat, b"{nonsense", 400, "the body is not JSON: "),
+        (chat, b"[" * 100_000, 400, "the body is nested too deeply."),
+        (chat, b"\xff\xfe\x00", 400, "the body is not UTF-8 text (byte 0xff at 0)."),
+        (chat, None, 405, f"there is no GET {chat}; this server has POST {chat}"),
+        ("/v1/x", b"{}", 404, f"there is no POST /v1/x; this server has POST {chat}"),
+    ):
+        request = urllib.request.Request(f"http://127.0.0.1:{server.port}{place}", body)
+        with pytest.raises(urllib.error.HTTPError) as wrong:
+            urllib.request.urlopen(request, timeout=10)
+        assert wrong.value.code == code
+        assert json.load(wrong.value)["error"]["message"].startswith(said)
 
 
 def test_client_that_leaves_gives_its_place_to_others(server: Server, model: Any, media: Path) -> None:
