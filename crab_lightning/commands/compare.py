@@ -57,7 +57,7 @@ def run(words: Sequence[str]) -> None:
     )
     add("--out", "file to write the table to (default: the table is printed)", file_to_write)
     add("--seed", "seed of the bootstrap", zero_or_more, 0)
-    add("--resamples", "number of resamples of the bootstrap", positive, 10_000)
+    add("--resamples", "number of resamples of the bootstrap, at least 100", positive, 10_000)
     args = parser.parse_args(words)
     if args.resamples < 100:
         raise ValueError(

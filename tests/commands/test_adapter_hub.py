@@ -81,8 +81,31 @@ def test_card_says_what_was_measured_and_when(
     assert found == {name: round(value, 6) for name, value in expected.items() if value is not None}
     assert f"Measured on {results['made']['date'][:10]}" in said
     assert "ilora: rank 32, alpha 64" in said
+    assert "The clips are the synthetic ones of Mini AV-UIE" in said
     assert "| trained on | a2v (cross_modal_matching), v2a" in said
     assert "adapter.safetensors" in said.split("Files for")[1]
+
+
+def test_card_marks_validation_rows_and_scores_that_are_no_fraction(
+    tested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(tested, tmp_path / "run")
+    content = json.loads((run / "metrics.json").read_text())
+    held_out, other = list(content["test"]["datasets"])[:2]
+    entry = content["test"]["datasets"][held_out]
+    entry["splits"] = ["val"]
+    entry["scales"] = {entry["headline"]: {"high": 10.0}}
+    (run / "metrics.json").write_text(json.dumps(content))
+    assert push(run, "--base", "someone/base", "--dry-run") == 0
+    said = capsys.readouterr().out
+    results = yaml.safe_load(said.split("---")[1])["model-index"][0]["results"]
+    splits = {result["dataset"]["type"]: result["dataset"]["split"] for result in results}
+    assert (splits[held_out], splits[other]) == ("val", "test")
+    assert "were tested on a part of their training file" in said
+    row = next(line for line in said.splitlines() if line.startswith(f"| {held_out} |"))
+    assert "(times 100)" in row
+    assert "%" not in row
+    assert row.endswith(" (validation) |")
 
 
 def test_card_names_the_packages_that_the_run_needs(
@@ -129,6 +152,13 @@ def test_scores_of_other_weights_are_left_out(
     assert push(run / "adapter" / "best", "--base", "someone/base", "--dry-run") == 0
     said = capsys.readouterr().out
     assert "## Scores" not in said
+    content = json.loads((run / "metrics.json").read_text())
+    content["test"]["scored_without_model"] = {"ave": {}}
+    (run / "metrics.json").write_text(json.dumps(content))
+    assert push(run / "adapter" / "best", "--base", "someone/base", "--dry-run") == 0
+    scored = capsys.readouterr().out
+    assert "## Scores" not in scored
+    assert "`score` has written those of ave from an answer file" in scored
     assert "last.ckpt, which is not" in " ".join(said.split())
 
 
