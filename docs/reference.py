@@ -156,7 +156,7 @@ def generate() -> None:
         parts.append(f"\n## {command}\n\n{about}\n\n```text\n{text}\n```{more}")
     write("commands", "".join(parts))
     write("config", config_page(texts["fit"]))
-    write("python", python_page("Classes and functions", "The public names of each room.", ROOMS))
+    write("python", python_page("Classes and functions", "The public names of each subpackage.", ROOMS))
     write(
         "metrics",
         python_page(

@@ -1,4 +1,4 @@
-"""Reads audio, video and image files into tensors, and writes them. Only this room knows codecs."""
+"""Reads audio, video and image files into tensors, and writes them. Only this subpackage knows codecs."""
 
 from typing import TYPE_CHECKING
 
