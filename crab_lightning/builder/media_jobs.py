@@ -145,7 +145,7 @@ def _is_longer(source: Path, piece: tuple[float, float]) -> bool:
         raise UnreadableMedia(
             source,
             f"lasts {duration_s:.1f} s: too long for the piece of {end_s - start_s:g} s, too short to "
-            f"contain {start_s:g} to {end_s:g} s. Fetch it again.",
+            f"contain {start_s:g} to {end_s:g} s. Download it again.",
         )
     return True
 
@@ -159,7 +159,7 @@ def _check_readable(path: Path) -> None:
     if path.suffix.lower() not in _PICTURES:
         info = probe(path)
         if not (info.has_video or info.has_audio):
-            raise NoVideoTrack(path, "contains neither pictures nor sound. Fetch it again.")
+            raise NoVideoTrack(path, "contains neither pictures nor sound. Download it again.")
         return
     from PIL import Image, UnidentifiedImageError
 
@@ -168,7 +168,7 @@ def _check_readable(path: Path) -> None:
         with Image.open(path, formats=PICTURE_FORMATS) as picture:
             picture.verify()
     except (UnidentifiedImageError, SyntaxError, ValueError) as err:
-        raise UnreadableMedia(path, f"is not a picture that can be read ({err}). Fetch it again.") from err
+        raise UnreadableMedia(path, f"is not a picture that can be read ({err}). Download it again.") from err
 
 
 def _write_empty_mask(picture: Path, part: Path) -> None:

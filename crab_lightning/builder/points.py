@@ -71,7 +71,7 @@ def rebuild(root: Path, dataset: str, frame_px: int, max_iou: float) -> Rebuilt:
         mask = _mask_file(sample)
         if mask is None:
             raise ValueError(
-                f"{path}, {where}: the image has no mask. Fetch the masks of {dataset}, or leave this "
+                f"{path}, {where}: the image has no mask. Download the masks of {dataset}, or leave this "
                 "dataset out with --datasets"
             )
         prompt = prompt_of(read_mask(mask, frame_px).numpy(), max_iou=max_iou)

@@ -118,7 +118,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as err:
         raise AnnotationError(
             f"{path} is not UTF-8 (byte {err.object[err.start]:#04x} at offset {err.start}). "
-            "Fetch the file again, or save it as UTF-8."
+            "Download the file again, or save it as UTF-8."
         ) from err
 
 
@@ -164,7 +164,7 @@ def read_table(
         if len(cells) != len(head):
             raise AnnotationError(
                 f"{path}, line {line}: {len(cells)} cells, but the header line has {len(head)}. "
-                "Correct the line, or fetch the file again."
+                "Correct the line, or download the file again."
             )
         yield line, {name: cells[at[name.lower()]] for name in wanted}
 
@@ -184,7 +184,7 @@ def read_bare(path: Path, count: int) -> Iterator[tuple[int, list[str]]]:
         if len(cells) != count:
             raise AnnotationError(
                 f"{path}, line {line}: {len(cells)} cells instead of {count}. "
-                "Correct the line, or fetch the file again."
+                "Correct the line, or download the file again."
             )
         yield line, cells
 
@@ -216,7 +216,7 @@ def _cells(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     except csv.Error as err:
         raise AnnotationError(
             f"{path}, line {line}: its quotes cannot be read ({err}). A quote may be missing in this line or "
-            "in one that follows. Correct the line, or fetch the file again."
+            "in one that follows. Correct the line, or download the file again."
         ) from err
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -154,7 +153,7 @@ def encoders(words: Sequence[str]) -> None:
     The two learn from labelled scenes of the synthetic data. The weights in the folder are replaced. Without
     this step the connectors would only get random features.
     """
-    parser = Options("model encoders", encoders, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Options("model encoders", encoders)
     add = parser.option
     add("--folder", "folder that contains clip/ and beats/", Path, required=True)
     add("--vision-steps", "optimizer steps of CLIP, 12 pictures each", positive, 800)

@@ -113,7 +113,7 @@ def read_audio(
     declared = f" of {float(declared_s):.2f} s declared" if declared_s else ""
     if missing := cut_off(path):
         raise TruncatedMedia(
-            path, f"is cut off: {missing}; only {heard}{declared} could be decoded. Fetch it again."
+            path, f"is cut off: {missing}; only {heard}{declared} could be decoded. Download it again."
         )
     if sound.too_long:
         raise MediaTooLarge(
@@ -121,15 +121,15 @@ def read_audio(
         )
     if error is not None:
         raise UnreadableMedia(
-            path, f"cannot be decoded beyond {heard} ({error}). Fetch it again or convert it."
+            path, f"cannot be decoded beyond {heard} ({error}). Download it again or convert it."
         ) from error
     if sound.change is not None:
-        raise UnreadableMedia(path, f"{sound.change}. Fetch it again or convert it.")
+        raise UnreadableMedia(path, f"{sound.change}. Download it again or convert it.")
     if sound.decoded == 0:
-        raise EmptyMedia(path, "has an audio track without a single sample. Fetch or extract it again.")
+        raise EmptyMedia(path, "has an audio track without a single sample. Download or extract it again.")
     # The header of a flac file has the exact number of samples.
     if whole is not None and decoded_s < float(whole) - 0.5 / sound.rate_hz:
-        raise TruncatedMedia(path, f"is cut off: only {heard}{declared} could be decoded. Fetch it again.")
+        raise TruncatedMedia(path, f"is cut off: only {heard}{declared} could be decoded. Download it again.")
     if missing_s > _HOLE_S:
         sound.add_silence(round(missing_s * sound.rate_hz))
     return torch.from_numpy(sound.finish())

@@ -114,9 +114,11 @@ def check_file(path: str | Path) -> Path:
         what = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
         if path.exists():
             what = "is a folder" if path.is_dir() else "is a pipe or a device, not a file"
-        raise MissingMedia(path, f"{what}. Check the manifest's value and the data root, or fetch the file.")
+        raise MissingMedia(
+            path, f"{what}. Check the manifest's value and the data root, or download the file."
+        )
     if path.stat().st_size == 0:
-        raise EmptyMedia(path, "has zero bytes. Fetch or extract it again.")
+        raise EmptyMedia(path, "has zero bytes. Download or extract it again.")
     return path
 
 
@@ -153,13 +155,13 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
             raise UnreadableMedia(
                 path,
                 f"was not opened within data.limits.open_s = {limits.open_s:g} s: its header has no end. "
-                f"Fetch it again or convert it.",
+                f"Download it again or convert it.",
             ) from err
         if missing := cut_off(path):
             raise TruncatedMedia(
                 path,
                 f"is cut off: at least {missing}, including the header, so that 0 frames can be decoded. "
-                f"Fetch it again.",
+                f"Download it again.",
             ) from err
         failed = f"cannot be opened as audio or video ({err.strerror or err})"
         raise UnreadableMedia(path, refusal(path, CONTAINER_FORMATS, failed)) from err
@@ -308,7 +310,7 @@ def _check_limits(path: Path, container: Any, limits: MediaLimits) -> None:
             raise UnreadableMedia(
                 path,
                 f"states a sample rate of {rate_hz} Hz; sound has {limits.least_hz} to {limits.most_hz} Hz. "
-                f"Fetch it again or convert it.",
+                f"Download it again or convert it.",
             )
 
 

@@ -183,7 +183,8 @@ def read_video_piece(
     if missing := len(set(chosen) - set(pictures)):
         raise UnreadableMedia(
             path,
-            f"{counted(missing, 'frame')} from {start_s:g} to {end_s:g} s cannot be decoded. Fetch it again.",
+            f"{counted(missing, 'frame')} from {start_s:g} to {end_s:g} s cannot be decoded."
+            " Download it again.",
         )
     return stacked(path, [pictures[pts] for pts in chosen])
 
@@ -197,7 +198,7 @@ def _named(path: Path, start_s: float, end_s: float) -> Iterator[None]:
         raise
     except (av.FFmpegError, ValueError) as err:
         raise UnreadableMedia(
-            path, f"cannot be decoded from {start_s:g} to {end_s:g} s ({err}). Fetch it again."
+            path, f"cannot be decoded from {start_s:g} to {end_s:g} s ({err}). Download it again."
         ) from err
 
 

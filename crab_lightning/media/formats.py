@@ -86,8 +86,8 @@ def refusal(path: Path, known: tuple[str, ...], failed: str) -> str:
     head = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     found = next((name for start, name in _REFUSED if head[: len(start)].lower() == start.lower()), None)
     if found is not None:
-        return f"is {found}, which is not read. These formats are: {listed}. Fetch it again or convert it."
+        return f"is {found}, which is not read. These formats are: {listed}. Download it again or convert it."
     return (
-        f"{failed}: it is damaged, or its format is not read. These formats are: {listed}. Fetch it again "
+        f"{failed}: it is damaged, or its format is not read. These formats are: {listed}. Download it again "
         "or convert it."
     )

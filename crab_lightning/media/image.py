@@ -165,7 +165,8 @@ def _read(
     except (OSError, SyntaxError, ValueError) as err:
         raise UnreadableMedia(
             path,
-            f"cannot be read as a picture ({err}). Fetch or extract it again, or convert it to JPEG or PNG.",
+            f"cannot be read as a picture ({err}). Download or extract it again, or convert it"
+            " to JPEG or PNG.",
         ) from err
 
 

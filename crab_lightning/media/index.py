@@ -90,7 +90,7 @@ class PacketIndex:
             raise NotIndexable(f"{stream.codec_context.name} in {container.format.name}")
         packets = list(container.demux(stream))[:-1]  # the last one only flushes the decoder
         if not packets:
-            raise EmptyMedia(path, "has a video track without a single frame. Fetch it again.")
+            raise EmptyMedia(path, "has a video track without a single frame. Download it again.")
         pts = [packet.pts for packet in packets]
         if None in pts or len(set(pts)) < len(pts):
             raise NotIndexable("packets without a timestamp of their own")
@@ -101,7 +101,7 @@ class PacketIndex:
             raise NotIndexable("the first packet cannot be decoded alone")
         shown = sorted(p.pts for p in packets if not p.is_discard)
         if not shown:
-            raise EmptyMedia(path, "has a video track without a single shown frame. Fetch it again.")
+            raise EmptyMedia(path, "has a video track without a single shown frame. Download it again.")
         last = max((p for p in packets if not p.is_discard), key=lambda p: p.pts)
         time_base = float(stream.time_base)
         step = last.duration or (1.0 / float(stream.average_rate or 25)) / time_base

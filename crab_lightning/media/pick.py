@@ -140,7 +140,7 @@ def pick_shown(
                 break
             shown = frame, time_s
     if shown is None:
-        raise EmptyMedia(path, "has a video track without a single frame. Fetch it again.")
+        raise EmptyMedia(path, "has a video track without a single frame. Download it again.")
     return convert(shown[0]), shown[1]
 
 
@@ -195,7 +195,7 @@ def _pick_indexed(
             raise TruncatedMedia(
                 path,
                 f"is cut off: {missing}; only {_count(container, stream)} of "
-                f"{_declared_frames(container, stream)} declared frames could be decoded. Fetch it again.",
+                f"{_declared_frames(container, stream)} declared frames could be decoded. Download it again.",
             )
     if access == "sequential" or path.stat().st_size > limits.index_bytes:
         return None
@@ -300,10 +300,10 @@ def _pass(path: Path, indices: list[int], convert: Callable[[Any], Tensor], limi
         raise UnreadableMedia(
             path,
             f"only {total} of {total + lost} frames could be decoded "
-            f"({errors[0].strerror if errors else 'damaged packets'}). Fetch it again or convert it.",
+            f"({errors[0].strerror if errors else 'damaged packets'}). Download it again or convert it.",
         ) from (errors[0] if errors else None)
     if total == 0:
-        raise EmptyMedia(path, "has a video track without a single frame. Fetch it again.")
+        raise EmptyMedia(path, "has a video track without a single frame. Download it again.")
     return Picked(indices, pictures, times_s, total, end_s - first_s, through_index=False, lost_frames=lost)
 
 

@@ -24,7 +24,7 @@ def read(source: Source, settings: Settings, tasks: tuple[str, ...]) -> Imported
     if source.file("metadata.csv") is None and older is not None:
         raise AnnotationError(
             f"{older}: this is AVSBench-object (2022). The released layout is that of AVSBench-semantic "
-            "(2023), which contains the same clips; fetch it, and give its folder with metadata.csv"
+            "(2023), which contains the same clips; download it, and give its folder with metadata.csv"
         )
     path = source.annotation("metadata.csv")
     for line, row in read_table(path, ",", ("vid", "uid", "a_obj", "split", "label")):

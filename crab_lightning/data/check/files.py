@@ -88,7 +88,7 @@ def inspect_file(job: FileJob) -> FileFacts:
             lost = (
                 f"{job.path}: {counted(clip.lost_frames, 'frame')} of {clip.total_frames + clip.lost_frames} "
             )
-            lost += "cannot be decoded and will be left out. Fetch the file again or convert it"
+            lost += "cannot be decoded and will be left out. Download the file again or convert it"
             return FileFacts(duration_s=clip.duration_s, remarks=(lost,) if clip.lost_frames else ())
         remarks = _sound_remarks(job.path) if job.kind == "audio" else ()
         return FileFacts(duration_s=_duration_s(job), remarks=remarks)
@@ -149,7 +149,7 @@ def _whole(path: Path) -> media.MediaInfo:
     """Read the header of a clip, and refuse a file that is cut off, as far as its format shows this."""
     info = media.probe(path)
     if missing := media.cut_off(path):
-        raise media.TruncatedMedia(path, f"is cut off: {missing}. Fetch it again.")
+        raise media.TruncatedMedia(path, f"is cut off: {missing}. Download it again.")
     return info
 
 
