@@ -34,7 +34,8 @@ def replace_file(path: Path, write: Callable[[Path], object], keep: Path | None 
 
     Args:
         path: The file; its folder is made if it is absent. The temporary name is a dot, the name of the file
-            and a suffix.
+            and a suffix. Of a link, the file is replaced to which it points. A device or a pipe, such as
+            ``/dev/stdout``, is written to and never replaced.
         write: Writes the content into the path that it gets.
         keep: New path of the file that is replaced. A file that is already there is replaced. When left out,
             the old file is not kept.
@@ -42,10 +43,16 @@ def replace_file(path: Path, write: Callable[[Path], object], keep: Path | None 
     Raises:
         OSError: If the disk is full or read-only; the error names ``path``.
     """
+    is_special = path.exists() and not path.is_file() and not path.is_dir()
+    if path.is_symlink() and not is_special:
+        path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
     temporary = _temporary(path)
     try:
+        if is_special:
+            write(path)
+            return
         write(temporary)
         _flush(temporary)
         if keep is not None and path.is_file():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from crab_lightning.files import DamagedFileError, read_json, replace_json
+from crab_lightning.files import DamagedFileError, read_json, replace_json, replace_text
 from crab_lightning.mini.world.tree import write_mini
 
 
@@ -36,3 +38,25 @@ def test_a_mark_that_holds_a_list_is_a_damaged_data_root(tmp_path: Path) -> None
     (tmp_path / "mini.json").write_text("[]")
     with pytest.raises(DamagedFileError, match=r"mini\.json is damaged .* make the data again"):
         write_mini(tmp_path, clips=40)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        replace_text(tmp_path / "pipe", "table")
+        assert os.read(reader, 99) == b"table"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_of_a_link_the_file_is_replaced_to_which_it_points(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/file")
+    for text in ("first", "second"):
+        replace_text(tmp_path / "link", text)
+        assert (tmp_path / "there/file").read_text() == text
+    assert (tmp_path / "link").is_symlink()

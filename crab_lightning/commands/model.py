@@ -61,7 +61,7 @@ def tiny(words: Sequence[str]) -> None:
     parser.add_argument("--text", type=str, default=None, help=text_help)
     parser.add_class_arguments(getattr(mini, sizes_name), "sizes")
     args = parser.parse_args(list(words))
-    sizes = parser.instantiate_classes(args).sizes
+    sizes = parser.instantiate(args).sizes
     options: dict[str, Any] = {"config": sizes, "seed": args.seed}
     if args.text is not None:
         if args.paradigm != "llm_va":
@@ -94,7 +94,7 @@ def pocket(words: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Seed of the random towers.")
     parser.add_class_arguments(PocketTowers, "towers")
     args = parser.parse_args(list(words))
-    towers = parser.instantiate_classes(args).towers
+    towers = parser.instantiate(args).towers
     out = folder_to_write(args.out)
     with removed_on_failure(out):
         folder = make_pocket(out, args.text, config=towers, seed=args.seed)

@@ -89,6 +89,8 @@ def find_config(name: str | Path) -> Path:
     path = Path(name)
     if not str(name):
         raise ConfigError("the name of the config is empty; give a file, or the name of one of configs/")
+    if "://" in str(name):
+        raise ConfigError(f"config {name} is an address; download the file first, and give its path")
     roots = [Path("configs"), PACKAGE_CONFIGS]
     if roots[0].resolve() == PACKAGE_CONFIGS:  # called in a checkout
         roots.pop()
@@ -197,7 +199,8 @@ def read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as err:
         mark = err.problem_mark
         place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-        raise ConfigError(f"{path}{place}: not readable as YAML: {err.problem}") from err
+        hint = "; YAML is indented with spaces" if "'\\t'" in str(err.problem) else ""
+        raise ConfigError(f"{path}{place}: not readable as YAML: {err.problem}{hint}") from err
     except (yaml.YAMLError, ValueError) as err:  # ValueError: a date that does not exist
         raise ConfigError(f"{path}: not readable as YAML: {err}") from err
     if values > _MOST_VALUES:

@@ -60,7 +60,7 @@ def objects_of(
             said = refusal(str(err), content, places) or unknown_key(str(err), parser)
             raise ConfigError(said or useful(str(err))) from err
         check_classes(parsed)
-        return parser.instantiate_classes(parsed)
+        return parser.instantiate(parsed)
 
 
 def class_of(path: str) -> type:

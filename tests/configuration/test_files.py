@@ -79,6 +79,14 @@ def test_missing_config_names_the_configs_there_are() -> None:
         find_config("omnni.yaml")
     with pytest.raises(ConfigError, match=r"configs is a folder; give one \.yaml file of it"):
         find_config(PACKAGE_CONFIGS)
+    with pytest.raises(ConfigError, match=r"^config https://x\.org/a\.yaml is an address; download the file"):
+        find_config("https://x.org/a.yaml")
+
+
+def test_tabs_of_a_config_are_named(tmp_path: Path) -> None:
+    write(tmp_path, main="data:\n\troot: x\n")
+    with pytest.raises(ConfigError, match=r"main\.yaml, line 2, column 1: .*; YAML is indented with spaces$"):
+        compose([tmp_path / "main.yaml"])
 
 
 def test_missing_config_names_each_folder_that_was_searched_once(
