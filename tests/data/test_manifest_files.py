@@ -38,7 +38,7 @@ def broken(text: str | bytes) -> Callable[[Path], None]:
         ("[NaN]", "contains NaN, which is not JSON"),
         ("[-Infinity]", "contains -Infinity"),
         (b'[{"vid": "\xe9"}]', "is not UTF-8 .byte 0xe9 at offset 10."),
-        ("[" * 200_000, "is not JSON that can be read"),
+        ("[" * 200_000, "is nested too deeply"),
         ('[{"video_path": "\\ud800.mp4", "audio_path": "a.mp3"}]', "row 0"),
     ],
 )
