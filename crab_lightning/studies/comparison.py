@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,9 +153,9 @@ def _difference(
 ) -> str:
     """Return the difference between a run and the first run, with its interval, as text."""
     (a, why_a), (b, why_b) = statistics
+    if values[0] is None or values[1] is None:
+        return "–"
     if a is None or b is None:
-        if values[0] is None or values[1] is None:
-            return "–"
         reason = why_a or why_b or "the answers have no scores"
         return scale.signed(values[1] - values[0]) + table.mark(f"there is no interval, because {reason}")
     known = set(b.ids)
@@ -165,6 +166,8 @@ def _difference(
     if len(common) < (most := max(len(a.ids), len(b.ids))):
         marks += table.mark(f"{len(common)} of {most} samples are common to both runs")
     found = _interval(a.of(common), b.of(common), seed, resamples)
+    if not math.isfinite(found.low):
+        return table.mark("the metric has no value on the samples that both runs answered")
     if found.samples < _FEWEST:
         marks += table.mark(f"with fewer than {_FEWEST} samples, every difference may be chance")
     star = "*" if found.differs and found.samples >= _FEWEST else ""
@@ -173,7 +176,10 @@ def _difference(
 
 
 def _interval(a: Statistic, b: Statistic, seed: int, resamples: int) -> Difference:
-    """Return the difference of two metrics on the same samples, with the interval of the paired bootstrap."""
+    """Return the difference of two metrics on the same samples, with the interval of the paired bootstrap.
+
+    The interval is NaN if the metrics have no value on these samples.
+    """
     if isinstance(a, RatioStatistic) and isinstance(b, RatioStatistic) and a.is_mean and b.is_mean:
         return bootstrap_mean(b.parts - a.parts, resamples=resamples, seed=seed)
     rng = np.random.default_rng(seed)
@@ -187,7 +193,8 @@ def _interval(a: Statistic, b: Statistic, seed: int, resamples: int) -> Differen
             for counts in [drawn_counts(len(a.ids), min(step, resamples - start), rng)]
         ]
     )
-    low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
+    finite = drawn[np.isfinite(drawn)]
+    low, high = np.percentile(finite, [2.5, 97.5]) if finite.size else (math.nan, math.nan)
     return Difference(b.value() - a.value(), float(low), float(high), len(a.ids))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from crab_lightning.commands import main
+from crab_lightning.metrics.scale import Scale
 from crab_lightning.reports.runs import FinishedRun
 from crab_lightning.reports.tables import IntervalCell, signed
 from crab_lightning.studies.comparison import comparison
@@ -22,7 +23,9 @@ from crab_lightning.studies.figures import coverage_figure
 from crab_lightning.studies.report import study_results, write_report
 from crab_lightning.studies.run_data import data_of
 from crab_lightning.studies.statistics import (
+    Headline,
     MetricStatistic,
+    RatioStatistic,
     drawn_counts,
     headline_of,
     holm,
@@ -394,3 +397,16 @@ def test_runs_are_compared_by_the_metric_itself_if_it_is_no_mean_over_samples(
     assert isinstance(cell_text, IntervalCell)
     assert cell_text.parts[0] == signed(values[1] - values[0])
     assert not any("no interval" in note for note in table.notes)
+
+
+def test_a_metric_without_a_value_on_the_common_samples_has_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    null = RatioStatistic(["a", "b"], [0.0, 0.0], [0.0, 0.0])  # such as null questions of Ref-AVS
+    found = Headline("j", 0.5, Scale(), null, "", "t")
+    monkeypatch.setattr("crab_lightning.studies.comparison.headline_of", lambda run, dataset: found)
+    entry = {"layout": "ref_avs", "headline": "j", "strict": {"j": 0.5}, "counts": {"scored": 2}}
+    runs = [FinishedRun(tmp_path, name, "test", {"datasets": {"x": entry}}) for name in "ab"]
+    table = comparison(runs, resamples=100)
+    assert table.rows[0][-1] == "(1)"
+    assert table.notes[0] == "(1) the metric has no value on the samples that both runs answered."
