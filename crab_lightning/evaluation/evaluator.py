@@ -21,11 +21,11 @@ from crab_lightning.evaluation.likelihoods import (
     scores_of,
 )
 from crab_lightning.evaluation.long_clips import LongClips, window_record
+from crab_lightning.evaluation.majority import majority_answers
 from crab_lightning.evaluation.metric_values import check_metrics, headline_share, mean_headline
 from crab_lightning.evaluation.prediction_files import PredictionFiles, Record
 from crab_lightning.evaluation.scores import (
     DatasetScores,
-    majority_answers,
     make_ready,
     needs_device,
     sum_over_processes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -343,34 +342,6 @@ def make_ready(tasks: Mapping[str, Task[Any]], anywhere: Callable[[bool], bool] 
         if anywhere(reason is not None):
             said = task.do_without(reason or "on another process")
             rank_zero_info(f"data.tasks.{name}: {said}")
-
-
-def majority_answers(data: Any) -> dict[str, Any]:
-    """Return the most frequent training answer of each dataset, for the baseline.
-
-    The validation rows, which come from the training file, count too, unless they are tested.
-
-    Args:
-        data: A data module.
-
-    Returns:
-        Dataset -> answer. A dataset without training rows or true answers is left out.
-    """
-    rows: dict[str, list[Sample]] = {}
-    try:
-        for name in data.datasets:
-            tested = data.samples("test", name)
-            held_out = [] if tested and tested[0].split == "val" else data.samples("val", name)
-            rows[name] = [*data.samples("train", name), *held_out]
-    except (OSError, ValueError) as err:
-        rank_zero_info(f"There is no majority baseline, because the training rows cannot be read ({err})")
-        return {}
-    answers = {}
-    for name, spec in data.datasets.items():
-        # Some datasets have no answers that can be counted; their baseline is shown as a dash.
-        with contextlib.suppress(ValueError):
-            answers[name] = data.tasks[spec.task].majority(rows[name], spec)
-    return answers
 
 
 def asked(task: Task[Any], sample: Sample) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from crab_lightning.studies import figures, tables
 from crab_lightning.studies.cells import CellState
 from crab_lightning.studies.conflicts import ArmConflict, PairTransfer, arm_conflicts, pair_transfers
 from crab_lightning.studies.runner import FinishedCells
-from crab_lightning.studies.statistics import TIE, primary_of
+from crab_lightning.studies.significance import TIE
+from crab_lightning.studies.statistics import primary_of
 from crab_lightning.studies.study import Study
 from crab_lightning.studies.transfer import LEVEL, ArmTransfer, DatasetTransfer, Resampling, arm_transfer
 

@@ -23,17 +23,13 @@ import numpy as np
 from crab_lightning.evaluation.sample_losses import read_sample_losses
 from crab_lightning.metrics.scale import Scale
 from crab_lightning.reports.runs import FinishedRun
+from crab_lightning.studies.significance import TIE, Draws, holm, p_value, sign_test
 from crab_lightning.studies.statistics import (
-    TIE,
-    Draws,
     Headline,
     Statistic,
     drawn_counts,
     headline_of,
-    holm,
     loss_of,
-    p_value,
-    sign_test,
 )
 
 LEVEL = 0.05

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from crab_lightning.evaluation import Evaluator
-from crab_lightning.evaluation.scores import majority_answers
+from crab_lightning.evaluation.majority import majority_answers
 from crab_lightning.structures import Batch
 from tests.evaluation.fakes import CLASSES, Parrot, Rows, sample
 from tests.quiet import quiet_trainer

@@ -22,15 +22,13 @@ from crab_lightning.studies.conflicts import correlation
 from crab_lightning.studies.figures import coverage_figure
 from crab_lightning.studies.report import study_results, write_report
 from crab_lightning.studies.run_data import data_of
+from crab_lightning.studies.significance import holm, p_value, sign_test
 from crab_lightning.studies.statistics import (
     Headline,
     MetricStatistic,
     RatioStatistic,
     drawn_counts,
     headline_of,
-    holm,
-    p_value,
-    sign_test,
 )
 from crab_lightning.studies.study import Cell, Study, read_study
 from tests.commands import test_full_disk as disk
