@@ -59,6 +59,10 @@ def write_report(
     facts |= {name: f"{summary[k]:,}" for k, name in names.items() if summary.get(k)}
     if summary.get("whole_split") is False:
         notes.append("Only a part of the split was tested, so these are not the scores of the benchmark.")
+    held_out = [name for name, entry in found.datasets.items() if entry.get("splits") == ["val"]]
+    if split == "test" and held_out:
+        listed = ", ".join(held_out)
+        notes.append(f"There is no test file of {listed}, so these scores are of validation rows.")
     path = found.folder / "report.html" if out is None else Path(out)
     text = render(Page(found.name, facts, summary, datasets, read_curves(found.folder), notes))
     replace_text(path, text)

@@ -104,6 +104,15 @@ def test_page_is_whole_and_fetches_nothing(run: Path) -> None:
     assert not re.search(r"url\(|@import|https?://", text)
 
 
+def test_scores_of_validation_rows_are_marked(run: Path) -> None:
+    said = "There is no test file of ks, so these scores are of validation rows."
+    assert said not in page(run)
+    content = json.loads((run / "metrics.json").read_text())
+    content["test"]["datasets"]["ks"]["splits"] = ["val"]
+    (run / "metrics.json").write_text(json.dumps(content))
+    assert said in page(run)
+
+
 def test_answers_are_escaped_and_the_part_that_is_read_is_marked(run: Path) -> None:
     text = page(run)
     assert "<script>alert" not in text
